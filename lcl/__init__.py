@@ -1,0 +1,1 @@
+"""Early visual cortex learned from natural images, layer by layer."""
