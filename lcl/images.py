@@ -63,7 +63,7 @@ MID_GREY = 128
 
 # EPS would run Ghostscript; the others are identified by Pillow but have no decoder in it.
 _REFUSED_FORMATS = {"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"}
-_HDF5_SOURCE = re.compile(r"(?P<file>.+\.(?:h5|hdf5|hdf|he5|mat|nc))(?::(?P<dataset>.+))?", re.IGNORECASE)
+_HDF5_SOURCE = re.compile(r"(?P<file>.+\.(?:h5|hdf5|hdf|he5|mat|nc)):(?P<dataset>.+)", re.IGNORECASE)
 _EXIF_ORIENTATION = 0x0112
 _UNDO_ORIENTATION = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -645,7 +645,7 @@ def _list_source(source: Any, resources: ExitStack) -> _Listing:
             return _list_folder(path)
         if path.is_file() and h5py.is_hdf5(path):
             return _list_hdf5(path, None, resources)
-        if not path.exists() and (match := _HDF5_SOURCE.fullmatch(text)) and match["dataset"]:
+        if not path.exists() and (match := _HDF5_SOURCE.fullmatch(text)):
             return _list_hdf5(Path(match["file"]).expanduser(), match["dataset"], resources)
         if re.search(r"\.(tar|tgz|tar\.\w+)$", text):
             return _list_shards(text)
