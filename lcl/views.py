@@ -50,6 +50,8 @@ class Deformation:
         Contrast is multiplied by a factor uniform in 1 - contrast to 1 + contrast, about the patch mean.
     luminance : float
         Largest shift of the mean, in image units (black to white is 1).
+    colour : float
+        Largest further shift of the mean of every colour channel on its own, as under another illuminant.
     noise : float
         Standard deviation of Gaussian pixel noise, in image units.
 
@@ -67,6 +69,7 @@ class Deformation:
     elastic_spacing: float = 0.5
     contrast: float = 0.2
     luminance: float = 0.1
+    colour: float = 0.0
     noise: float = 0.05
 
     def __post_init__(self) -> None:
@@ -114,8 +117,10 @@ class Parameters(NamedTuple):
         Shift (x, y) of the source.
     control_px : Tensor, shape (B, 2, 2, K, K), or None
         Displacements (x, y) at the control points of the elastic field.
-    gain, offset : Tensor, shape (B, 2)
-        Contrast factor, and luminance shift in image units.
+    gain : Tensor, shape (B, 2)
+        Contrast factor.
+    offset : Tensor, shape (B, 2, C)
+        Shift of the mean, in image units.
     noise_start : int
         Where in the noise table this batch begins.
     """
@@ -232,7 +237,13 @@ def region_side(side_px: int, amplitude: PixelDeformation) -> int:
 
 
 def draw(
-    batch: int, amplitude: PixelDeformation, deformation: Deformation, side_px: int, generator: torch.Generator
+    batch: int,
+    amplitude: PixelDeformation,
+    deformation: Deformation,
+    side_px: int,
+    generator: torch.Generator,
+    *,
+    channels: int = 3,
 ) -> Parameters:
     """Draw the parameters of a batch of pairs of views, on the CPU.
 
@@ -248,6 +259,8 @@ def draw(
         Side P of the patch.
     generator : torch.Generator
         On the CPU.
+    channels : int
+        Colour channels C of the images.
 
     Returns
     -------
@@ -280,7 +293,7 @@ def draw(
         shift_px=uniform(2) * amplitude.translation_px,
         control_px=control,
         gain=1 + uniform() * deformation.contrast,
-        offset=uniform() * deformation.luminance,
+        offset=uniform(1) * deformation.luminance + uniform(channels) * deformation.colour,
         noise_start=int(torch.randint(NOISE_SLACK, (), generator=generator)),
     )
 
@@ -408,7 +421,7 @@ def views(regions: Tensor, parameters: Parameters, side_px: int, *, noise: Tenso
     pair = remap(image, tall[..., 0], tall[..., 1], align_corners=True)
     pair = pair.view(batch, channels, 2, side_px, side_px).transpose(1, 2)
     mean = pair.mean((2, 3, 4), keepdim=True)
-    gain, offset = (value[..., None, None, None] for value in (parameters.gain, parameters.offset))
+    gain, offset = parameters.gain[..., None, None, None], parameters.offset[..., None, None]
     pair = pair * gain + (mean * (1 - gain) + offset)
     return pair if noise is None else pair + noise
 
