@@ -257,4 +257,4 @@ def patch_side(size_px: int, ratio: float = 1.5) -> int:
     """
     if ratio < 1:
         raise ValueError(f"The patch is {ratio} receptive fields wide; expected at least 1, so that a unit fits inside.")
-    return ceil(ratio * size_px)
+    return ceil(ratio * size_px - 1e-9)  # 1.1 * 50 is a little more than 55
