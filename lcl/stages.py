@@ -7,6 +7,7 @@ Nothing is done in place, so that a response taken from any layer stays what it 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -187,6 +188,22 @@ class Stage(nn.Module):
         return rf.windows(self.conv) + [rf.Window(self.pool_kernel, self.pool_stride)]
 
     @property
+    def spec(self) -> dict[str, Any]:
+        """Arguments that build this stage again, as plain values."""
+        return {
+            "in_channels": self.conv.in_channels,
+            "channels": self.conv.out_channels,
+            "kernel": self.conv.kernel_size[0],
+            "stride": self.conv.stride[0],
+            "padding": int(self.conv.padding[0]),
+            "norm": isinstance(self.norm, BatchNorm),
+            "pool": self.pool,
+            "pool_kernel": self.pool_kernel,
+            "pool_stride": self.pool_stride,
+            "simple_complex": self.simple_complex,
+        }
+
+    @property
     def receptive_field(self) -> rf.ReceptiveField:
         """Receptive field of one output unit on the stage's own input."""
         return rf.receptive_field(self.windows())
@@ -269,6 +286,33 @@ class StageChain(nn.Module):
         stage = self.stages[name]
         assert isinstance(stage, Stage)
         return stage
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """Plain values from which :meth:`from_spec` builds a chain of the same shape."""
+        return {
+            "stages": {name: self[name].spec for name in self.names},
+            "pixels_per_degree": self.pixels_per_degree,
+            "input_mean": self.input_mean,
+            "input_std": self.input_std,
+        }
+
+    @staticmethod
+    def from_spec(spec: dict[str, Any], generator: torch.Generator | None = None) -> StageChain:
+        """Chain of the shape that :attr:`spec` describes, with new weights.
+
+        Parameters
+        ----------
+        spec : dict
+        generator : torch.Generator, optional
+            Draws the initial weights.
+
+        Returns
+        -------
+        StageChain
+        """
+        stages = {name: Stage(**stage, generator=generator) for name, stage in spec["stages"].items()}
+        return StageChain(stages, **{name: value for name, value in spec.items() if name != "stages"})
 
     @property
     def names(self) -> list[str]:

@@ -1,0 +1,310 @@
+"""A run folder: what a training run leaves behind, and how it is read back.
+
+=====================  =============================================================================================
+config.json            format number, settings, shape of the model, seeds, versions, git state, command
+weights.safetensors    the model
+metrics.jsonl          one line of JSON per logged step
+summary.json           the figures of the report as numbers
+analysis.safetensors   arrays that the figures are drawn from
+state.safetensors      everything that resuming needs
+figures/*.png          figures
+report.html            one self-contained page
+=====================  =============================================================================================
+
+Every file is written under a temporary name and then renamed, so that a reader never sees half a file. Everything is
+plain JSON, safetensors, PNG or HTML: nothing that is loaded can run code.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lcl.stages import StageChain
+
+#: Raised when a file of the run folder changes its meaning.
+FORMAT = 1
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Temporary name beside a file, renamed to it at the end and removed after an error.
+
+    Parameters
+    ----------
+    path : Path
+        The file to write.
+
+    Yields
+    ------
+    Path
+        The name to write to.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "a.txt"
+    >>> with replacing(path) as partial:
+    ...     _ = partial.write_text("whole")
+    >>> path.read_text(), [each.name for each in path.parent.iterdir()]
+    ('whole', ['a.txt'])
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a JSON file at once.
+
+    Parameters
+    ----------
+    path : Path
+    values : mapping
+        Plain values; NaN and infinity are refused, since JSON has none.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "a.json"
+    >>> write_json(path, {"a": 1})
+    >>> read_json(path)
+    {'a': 1}
+    """
+    text = json.dumps(values, indent=2, allow_nan=False)
+    with replacing(path) as partial:
+        partial.write_text(text + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file of a run folder.
+
+    Parameters
+    ----------
+    path : Path
+
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is not JSON.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; expected a run folder made by `lcl train`.")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not readable as JSON ({error}); restore it or train again.") from None
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file at once.
+
+    Parameters
+    ----------
+    path : Path
+    tensors : mapping of str to Tensor
+    metadata : dict of str to str, optional
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "a.safetensors"
+    >>> write_tensors(path, {"x": torch.ones(2)}, {"step": "3"})
+    >>> read_tensors(path)
+    ({'x': tensor([1., 1.])}, {'step': '3'})
+    """
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with replacing(path) as partial:
+        save_file(plain, partial, metadata={"format": str(FORMAT), **(metadata or {})})
+        # A file that survives the rename but not a power cut would be worse than none.
+        with partial.open("rb") as written:
+            os.fsync(written.fileno())
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read a safetensors file of a run folder.
+
+    Parameters
+    ----------
+    path : Path
+
+    Returns
+    -------
+    tensors : dict of str to Tensor
+    metadata : dict of str to str
+        Without the format number.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is damaged or of another format.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; expected a run folder made by `lcl train`.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}); restore it or train again.") from None
+    check_format(path, metadata.pop("format", None))
+    return tensors, metadata
+
+
+def check_format(path: Path, number: Any) -> None:
+    """Refuse a file of another format than this version writes.
+
+    Parameters
+    ----------
+    path : Path
+        Named in the error.
+    number : object
+        Format number found in it.
+
+    Raises
+    ------
+    ValueError
+        If the number is not :data:`FORMAT`.
+
+    Examples
+    --------
+    >>> check_format(Path("config.json"), FORMAT)
+    """
+    if str(number) != str(FORMAT):
+        raise ValueError(f"{path} has format {number}; this version of lcl reads format {FORMAT}.")
+
+
+def load(path: str | os.PathLike[str]) -> StageChain:
+    """Model of a run folder, ready to be used.
+
+    Reads config.json and weights.safetensors; no code is run and nothing is trusted beyond names and numbers.
+
+    Parameters
+    ----------
+    path : path-like
+        A run folder made by ``lcl train``.
+
+    Returns
+    -------
+    StageChain
+        In evaluation mode, on the CPU.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder, its configuration or its weights do not exist.
+    ValueError
+        If a file is damaged, of another format, or the weights do not fit the configuration.
+
+    Examples
+    --------
+    >>> load("no-such-run")
+    Traceback (most recent call last):
+        ...
+    FileNotFoundError: no-such-run/config.json does not exist; expected a run folder made by `lcl train`.
+    """
+    run = Path(path)
+    config = read_json(run / "config.json")
+    check_format(run / "config.json", config.get("format"))
+    if not (run / "weights.safetensors").is_file():
+        raise FileNotFoundError(
+            f"{run} holds no weights.safetensors, so its training has not finished; "
+            f"go on with `lcl train --resume {run}`."
+        )
+    weights, _ = read_tensors(run / "weights.safetensors")
+    model = StageChain.from_spec(config["model"])
+    needed = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    given = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    if needed != given:
+        wrong = sorted(name for name in needed.keys() | given.keys() if needed.get(name) != given.get(name))
+        raise ValueError(
+            f"The weights in {run} do not fit its config.json: {wrong[0]} is {given.get(wrong[0])}, "
+            f"expected {needed.get(wrong[0])}."
+        )
+    model.load_state_dict(weights)
+    return model.eval()
+
+
+def provenance() -> dict[str, Any]:
+    """What a result must carry to be understood later: versions, machine, git state.
+
+    Returns
+    -------
+    dict
+        Plain values.
+
+    Examples
+    --------
+    >>> sorted(provenance())
+    ['git', 'machine', 'threads', 'versions']
+    """
+    versions = {"python": platform.python_version()}
+    for name in ("lcl", "torch", "numpy", "kornia", "pillow", "scikit-image", "scikit-learn", "safetensors"):
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "not installed as a distribution"
+    machine = {"system": platform.system(), "processor": _processor(), "cores": os.cpu_count()}
+    if torch.cuda.is_available():
+        machine["accelerator"] = torch.cuda.get_device_name()
+    return {"versions": versions, "machine": machine, "threads": torch.get_num_threads(), "git": _git_state()}
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _git_state() -> dict[str, Any] | None:
+    """Commit of the checkout the package runs from, and whether files differ from it; None for an installed wheel."""
+    here = Path(__file__).resolve().parent.parent
+    if not (here / ".git").exists():
+        return None
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(here), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain", "-uno"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def command_line() -> str:
+    """The command that this process was started with, without the folder of the program.
+
+    Examples
+    --------
+    >>> isinstance(command_line(), str)
+    True
+    """
+    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
