@@ -40,7 +40,7 @@ def correlation(first: Tensor, second: Tensor) -> Tensor:
 
     ``C_ij = sum_b a_bi b_bj / sqrt(sum_b a_bi^2 sum_b b_bj^2)`` with centred ``a`` and ``b`` (Zbontar et al. 2021).
     Sums run over the batches of all processes, in float32 or better, so the result does not depend on how a batch is
-    divided. A feature that does not vary gets correlation 0, not NaN.
+    divided. A feature that does not vary, up to the rounding of its mean, gets correlation 0 and no gradient.
 
     Parameters
     ----------
@@ -72,14 +72,16 @@ def correlation(first: Tensor, second: Tensor) -> Tensor:
         d = a.shape[1]
         moments = torch.cat([a.sum(0), b.sum(0), a.new_tensor([float(len(a))])])
         moments = sum_over_processes(moments)
-        a, b = a - moments[:d] / moments[-1], b - moments[d : 2 * d] / moments[-1]
+        count, mean = moments[-1], moments[:-1] / moments[-1]
+        a, b = a - mean[:d], b - mean[d:]
         sums = torch.cat([(a.T @ b).flatten(), a.square().sum(0), b.square().sum(0)])
         sums = sum_over_processes(sums)
-        cross, square_a, square_b = sums[: d * d].view(d, d), sums[d * d : d * d + d], sums[d * d + d :]
-        # Below this a feature is constant up to rounding; the root of its variance has no gradient worth having.
-        tiny = torch.finfo(a.dtype).tiny ** 0.5
-        scale_a, scale_b = square_a.clamp(min=tiny).rsqrt(), square_b.clamp(min=tiny).rsqrt()
-        return cross * scale_a[:, None] * scale_b
+        cross, squares = sums[: d * d].view(d, d), sums[d * d :]
+        # A constant feature is left with the rounding of its mean, which would correlate perfectly with itself.
+        info = torch.finfo(a.dtype)
+        rounding = (count * (8 * info.eps * mean).square()).clamp(min=info.tiny**0.5)
+        scale = squares.masked_fill(squares <= rounding, float("inf")).rsqrt()
+        return cross * scale[:d, None] * scale[d:]
 
 
 def barlow_twins(first: Tensor, second: Tensor, *, weight: float) -> Loss:
