@@ -49,7 +49,7 @@ def blur_pool(maps: Tensor, kernel: int, stride: int) -> Tensor:
     ----------
     maps : Tensor, shape (batch, channel, height, width)
     kernel, stride : int
-        Window side (at least 2) and step, in units of the map.
+        Window side and step, in units of the map.
 
     Returns
     -------
@@ -62,7 +62,7 @@ def blur_pool(maps: Tensor, kernel: int, stride: int) -> Tensor:
     """
     for _ in range(kernel - 2):
         maps = F.avg_pool2d(maps, 2, 1)
-    return F.avg_pool2d(maps, 2, stride)
+    return F.avg_pool2d(maps, min(kernel, 2), stride)
 
 
 def l2_pool(maps: Tensor, kernel: int, stride: int) -> Tensor:
@@ -72,7 +72,7 @@ def l2_pool(maps: Tensor, kernel: int, stride: int) -> Tensor:
     ----------
     maps : Tensor, shape (batch, channel, height, width)
     kernel, stride : int
-        Window side (at least 2) and step, in units of the map.
+        Window side and step, in units of the map.
 
     Returns
     -------
