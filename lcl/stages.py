@@ -84,7 +84,11 @@ def l2_pool(maps: Tensor, kernel: int, stride: int) -> Tensor:
     2.0
     """
     # The constant keeps the gradient of the root finite where a window is silent.
-    return (blur_pool(maps.float().square(), kernel, stride) + 1e-6).sqrt().to(maps.dtype)
+    return (blur_pool(_widened(maps).square(), kernel, stride) + 1e-6).sqrt().to(maps.dtype)
+
+
+def _widened(maps: Tensor) -> Tensor:
+    return maps.to(torch.promote_types(maps.dtype, torch.float32))
 
 
 #: Pools by name.
@@ -106,7 +110,7 @@ class BatchNorm(nn.BatchNorm2d):
         """Normalise ``(batch, channel, height, width)``."""
         if not self.training or world_size() == 1:
             return super().forward(input)
-        maps = input.float()
+        maps = _widened(input)
         count = sum_over_processes(maps.new_tensor([maps.numel() / maps.shape[1]]))
         mean = sum_over_processes(maps.sum((0, 2, 3))) / count
         centred = maps - mean[:, None, None]
@@ -229,7 +233,7 @@ class Stage(nn.Module):
         drive = self.norm(drive)
         response = F.relu(drive)
         if self.simple_complex:
-            pairs = drive.float().square().unflatten(1, (-1, 2)).sum(2)
+            pairs = _widened(drive).square().unflatten(1, (-1, 2)).sum(2)
             response = torch.cat([response, (pairs + 1e-6).sqrt().to(response.dtype)], 1)
         if self.pool_kernel == 1 and self.pool_stride == 1:
             return response
