@@ -338,11 +338,14 @@ class StageChain(nn.Module):
         return rf.receptive_field(self.windows(name))
 
     def stage_input(self, images: Tensor, name: str, *, valid: bool = False) -> Tensor:
-        """What a stage is fed: the responses of all stages below it, or the scaled image for the first one."""
+        """What a stage is fed: the responses of all stages below it, or the scaled image for the first one.
+
+        Detached while training, as in :meth:`forward`.
+        """
         maps = (images - self.input_mean) / self.input_std
         for below in self.names[: self.names.index(name)]:
             maps = self[below](maps, valid=valid)
-        return maps
+        return maps.detach() if self.training else maps
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Feature maps of every stage.
