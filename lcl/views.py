@@ -481,9 +481,11 @@ def choose_places(sizes_px: np.ndarray, batch: int, region_px: int, generator: t
     >>> places.least_distance_px
     47.3
     """
-    if len(sizes_px) == 0 or sizes_px.min() < region_px:
+    if len(sizes_px) == 0:
+        raise ValueError("There are 0 images to take patches from; expected at least one.")
+    if sizes_px.min() < region_px:
         raise ValueError(
-            f"The smallest side among {len(sizes_px)} images is {sizes_px.min(initial=0)} px; expected at least the "
+            f"The smallest side among {len(sizes_px)} images is {sizes_px.min()} px; expected at least the "
             f"{region_px} px that a source region needs."
         )
     if len(sizes_px) >= batch:
