@@ -450,8 +450,8 @@ def choose_places(sizes_px: np.ndarray, batch: int, region_px: int, generator: t
     With at least as many images as patches, every patch comes from another image (drawn without replacement). With
     fewer, patches are dealt evenly to the images, and those of one image are kept apart: its area is divided into at
     least as many equal cells as patches, no two patches share a cell, and each lies anywhere within half a cell's
-    side, in a grid whose own origin is random. So two patches of an image are never closer than half a cell, and every
-    place can be drawn. This is ours; the decorrelation term is meant for patches of other images.
+    side, in a grid whose own origin is random. So two patches of an image are never closer than half a cell (rounded
+    down to whole pixels), and every place can be drawn. This is ours; the decorrelation term is meant for patches of other images.
 
     Parameters
     ----------
@@ -479,7 +479,7 @@ def choose_places(sizes_px: np.ndarray, batch: int, region_px: int, generator: t
     >>> sorted(np.bincount(places.image).tolist())
     [21, 21, 21, 21, 21, 21, 21, 21, 22, 22, 22, 22]
     >>> places.least_distance_px
-    47.3
+    47.0
     """
     if len(sizes_px) == 0:
         raise ValueError("There are 0 images to take patches from; expected at least one.")
@@ -510,7 +510,7 @@ def choose_places(sizes_px: np.ndarray, batch: int, region_px: int, generator: t
         tops.append(corner[:, 0])
         lefts.append(corner[:, 1])
         if count > 1:
-            least = min(least, float(cell.min()) / 2)
+            least = min(least, float(cell.min() // 2))
     image = np.repeat(np.arange(len(sizes_px)), counts)
     return Places(image, np.concatenate(tops), np.concatenate(lefts), least)
 
