@@ -405,6 +405,11 @@ def views(regions: Tensor, parameters: Parameters, side_px: int, *, noise: Tenso
     Tensor, shape (B, 2, C, P, P)
         In image units; contrast, luminance and noise may leave [0, 1].
 
+    Raises
+    ------
+    ValueError
+        If the parameters were drawn for another number of channels.
+
     Examples
     --------
     >>> none = Deformation(translation=0, dilation=0, contrast=0, luminance=0, noise=0)
@@ -415,6 +420,11 @@ def views(regions: Tensor, parameters: Parameters, side_px: int, *, noise: Tenso
     True
     """
     batch, channels, source, _ = regions.shape
+    if parameters.offset.shape[-1] != channels:
+        raise ValueError(
+            f"The parameters were drawn for {parameters.offset.shape[-1]} channels, but the regions have {channels}; "
+            "give draw the channels of the regions."
+        )
     image = regions.contiguous().float() / 255 if regions.dtype == torch.uint8 else regions
     where = coordinates(parameters, side_px) + (source - 1) / 2
     tall = where.reshape(batch, 2 * side_px, side_px, 2)  # the second view below the first: one call reads both
