@@ -91,6 +91,13 @@ def _as_bank(filters: ArrayLike) -> Array:
     return bank
 
 
+def _varying(flat: Array) -> Array:
+    """Filters (filter, channel, pixel) less the mean of each channel: exactly 0 where only its rounding is left."""
+    varying = flat - flat.mean(axis=2, keepdims=True)
+    scale = np.linalg.norm(flat, axis=(1, 2), keepdims=True)
+    return np.where(np.linalg.norm(varying, axis=(1, 2), keepdims=True) > 1e-12 * scale, varying, 0.0)
+
+
 def _coordinates(height: int, width: int) -> tuple[Array, Array]:
     y, x = np.mgrid[:height, :width].astype(np.float64)
     return (x - (width - 1) / 2).ravel(), (y - (height - 1) / 2).ravel()
@@ -213,7 +220,7 @@ def fit_gabor(filters: ArrayLike, *, starts: int = 8, iterations: int = 60) -> G
     colour, spatial, weights = colour * flip, spatial * flip, weights * flip
     norm = np.linalg.norm(colour, axis=1, keepdims=True)
     fitted = colour[:, :, None] * spatial[:, None] * safe[:, None, None]
-    total = ((flat - flat.mean(axis=2, keepdims=True)) ** 2).sum(axis=(1, 2))
+    total = (_varying(flat) ** 2).sum(axis=(1, 2))
     residual = ((flat - fitted) ** 2).sum(axis=(1, 2))
     r2 = np.where(total > 0, 1 - residual / np.where(total > 0, total, 1.0), 0.0)
 
@@ -408,8 +415,7 @@ def grating_tuning(filters: ArrayLike, *, orientations: int = 36, frequencies: i
     """
     bank = _as_bank(filters)
     n, channel, height, width = bank.shape
-    flat = bank.reshape(n, channel, -1)
-    flat = flat - flat.mean(axis=2, keepdims=True)
+    flat = _varying(bank.reshape(n, channel, -1))
     theta = np.arange(orientations) * 180.0 / orientations
     frequency = np.geomspace(0.5 / max(height, width), 0.5, frequencies)
     x, y = _coordinates(height, width)
