@@ -158,7 +158,7 @@ def average(maps: Tensor) -> Tensor:
     >>> average(torch.ones(2, 3, 4, 4)).shape
     torch.Size([2, 3])
     """
-    return maps.float().mean((2, 3))
+    return maps.mean((2, 3), dtype=torch.promote_types(maps.dtype, torch.float32))
 
 
 def centre(maps: Tensor) -> Tensor:
