@@ -12,6 +12,11 @@ from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
 
+#: A filter counts as Gabor-like from this share of explained variance ...
+GABOR_R2 = 0.5
+#: ... and this orientation selectivity: preferred response at least twice the orthogonal one.
+TUNED_SELECTIVITY = 1 / 3
+
 
 @dataclass(frozen=True)
 class GaborFit:
@@ -422,9 +427,7 @@ def grating_tuning(filters: ArrayLike, *, orientations: int = 36, frequencies: i
     wave = np.deg2rad(90.0 - theta)
     phase = 2 * np.pi * (np.cos(wave)[:, None] * x + np.sin(wave)[:, None] * y)  # (orientation, pixel) at 1 cycle/px
     angle = frequency[:, None, None] * phase
-    amplitude = np.sqrt(
-        (np.abs(np.einsum("ncp,fop->ncfo", flat, np.exp(-1j * angle), optimize=True)) ** 2).sum(axis=1)
-    )
+    amplitude = np.sqrt((np.abs(np.einsum("ncp,fop->ncfo", flat, np.exp(-1j * angle), optimize=True)) ** 2).sum(axis=1))
     best_f, best_o = np.divmod(amplitude.reshape(n, -1).argmax(axis=1), orientations)
     curve = amplitude[np.arange(n), best_f]  # (n, orientation)
     preferred = curve[np.arange(n), best_o]
@@ -440,3 +443,36 @@ def grating_tuning(filters: ArrayLike, *, orientations: int = 36, frequencies: i
         selectivity=selectivity,
         circular_variance=variance,
     )
+
+
+def gabor_fraction(filters: ArrayLike) -> float:
+    """Fraction of filters that a Gabor function fits and that are tuned for orientation.
+
+    Those with ``r2 >= GABOR_R2`` by :func:`fit_gabor` and ``selectivity >= TUNED_SELECTIVITY`` by
+    :func:`grating_tuning`. Both bounds are ours.
+
+    Parameters
+    ----------
+    filters : array_like, shape (filter, height, width) or (filter, channel, height, width)
+        Weights.
+
+    Returns
+    -------
+    float
+        Between 0 and 1.
+
+    Raises
+    ------
+    ValueError
+        If the filters have another shape, or hold non-finite values.
+
+    Examples
+    --------
+    >>> g = gabor(11, 11, orientation_deg=45, frequency_cpp=0.2, across_px=2, along_px=3)
+    >>> noise = np.random.default_rng(0).normal(size=(11, 11))
+    >>> gabor_fraction([g, noise])
+    0.5
+    """
+    fitted = fit_gabor(filters).r2 >= GABOR_R2
+    tuned = grating_tuning(filters).selectivity >= TUNED_SELECTIVITY
+    return float((fitted & tuned).mean())
