@@ -1,0 +1,305 @@
+"""The `lcl` command. The only place that imports from every package; each command imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, get_type_hints
+
+#: Exit code for a mistake in what the user gave.
+USAGE = 2
+
+
+class Parser(argparse.ArgumentParser):
+    """Parser that suggests the right name for a misspelt option or choice."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(
+            *arguments,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            **named,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """One sentence on standard error, and exit code 2."""
+        self.exit(USAGE, f"{self.prog}: {message}\n")
+
+    def refuse_unknown(self, unknown: Sequence[str]) -> None:
+        """Name the first argument that no option takes, and the option that was probably meant."""
+        known = [option for action in self._actions for option in action.option_strings]
+        for argument in unknown:
+            if argument.startswith("-"):
+                name = argument.split("=")[0]
+                near = difflib.get_close_matches(name, known, 1, 0.5)
+                hint = f"did you mean {near[0]}?" if near else f"see `{self.prog} --help`."
+                self.error(f"there is no option {name}; {hint}")
+        if unknown:
+            self.error(f"there is no use for {unknown[0]!r}; see `{self.prog} --help`.")
+
+
+def one_of(names: Sequence[str]) -> Callable[[str], str]:
+    """Type of an argument that is one of some names; a misspelt one is answered with the nearest."""
+
+    def parse(text: str) -> str:
+        if text in names:
+            return text
+        near = difflib.get_close_matches(text, names, 1, 0.4)
+        hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(names)}."
+        raise argparse.ArgumentTypeError(f"{text!r} is unknown; {hint}")
+
+    return parse
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """One option per field of the configuration, derived from its type and its line of prose."""
+    from lcl.config import Config, parse_value
+    from lcl.views import Deformation
+
+    def typed(kind: Any) -> Callable[[str], Any]:
+        def parse(text: str) -> Any:
+            try:
+                return parse_value(text, kind)
+            except ValueError as error:
+                raise argparse.ArgumentTypeError(str(error)) from None
+
+        return parse
+
+    settings = parser.add_argument_group(
+        "settings", "Where a preset gives several values, one per stage, give one for all stages or a list: 1500,500."
+    )
+    kinds = get_type_hints(Config)
+    for field in dataclasses.fields(Config):
+        if field.name == "deformation":
+            continue
+        option = "--" + field.name.replace("_", "-")
+        shown = ",".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
+        about = f"{field.metadata['about']} (quick: {shown!s})".replace("%", "%%")
+        if kinds[field.name] is bool:
+            settings.add_argument(option, action=argparse.BooleanOptionalAction, default=None, help=about)
+        else:
+            settings.add_argument(option, type=typed(kinds[field.name]), metavar="VALUE", help=about)
+    views = parser.add_argument_group(
+        "deformations", "Largest displacement in receptive fields, or photometric amplitude; see lcl.views.Deformation."
+    )
+    standard = next(f.default for f in dataclasses.fields(Config) if f.name == "deformation")
+    for field in dataclasses.fields(Deformation):
+        option = "--" + field.name.replace("_", "-")
+        about = f"(quick: {getattr(standard, field.name)})"
+        views.add_argument(option, type=typed(float), metavar="VALUE", help=about)
+
+
+def settings_from(arguments: argparse.Namespace, preset: str) -> Any:
+    """Configuration of a preset with the options that were given."""
+    from lcl.config import PRESETS, Config
+    from lcl.views import Deformation
+
+    config = PRESETS[preset]()
+    given = {name: value for name, value in vars(arguments).items() if value is not None}
+    fields = {field.name for field in dataclasses.fields(Config)}
+    deformation = {f.name: given[f.name] for f in dataclasses.fields(Deformation) if f.name in given}
+    changes = {name: value for name, value in given.items() if name in fields}
+    # Stages are counted by --channels; lists of the preset that are too long or too short are cut or extended.
+    stages = len(changes.get("channels", config.channels))
+    for name in fields - set(changes):
+        value = getattr(config, name)
+        if isinstance(value, tuple) and len(value) not in (1, stages):
+            changes[name] = (value + value[-1:] * stages)[:stages]
+    changes["deformation"] = dataclasses.replace(config.deformation, **deformation)
+    return dataclasses.replace(config, **changes)
+
+
+def finish(run: Path, config: Any, model: Any, store: Any, seconds: float) -> None:
+    """Analyse a trained model, write its report and say what it shows."""
+    from lcl.analysis import write_analysis
+    from lcl.report import write_report
+    from lcl.train import choose_device
+
+    summary = write_analysis(run, config, model, store, choose_device(config.device), seconds=seconds)
+    report = write_report(run)
+    for name, numbers in summary["stages"].items():
+        line = f"{name}: held-out loss {numbers['held_out_loss_at_init']:.3g} -> {numbers['held_out_loss']:.3g}"
+        if "gabor_fraction" in numbers:
+            line += (
+                f"; {numbers['gabor_fraction']:.0%} of the filters are Gabor-like and tuned for orientation "
+                f"({numbers['gabor_fraction_at_init']:.0%} at initialisation)"
+            )
+        print(line)
+    print(f"Report: {report}")
+
+
+def train(arguments: argparse.Namespace) -> None:
+    """`lcl train`."""
+    from lcl import distributed
+    from lcl.checkpoint import read_tensors
+    from lcl.train import build, choose_device, open_store, read_config
+    from lcl.train import train as train_model
+
+    if arguments.resume:
+        run = arguments.resume
+        given = {key for key, value in vars(arguments).items() if value is not None}
+        extra = given - {"resume", "progress", "command", "run_command", "preset"}
+        if extra or arguments.preset:
+            wrong = "--" + sorted(extra)[0].replace("_", "-") if extra else f"the preset {arguments.preset}"
+            raise ValueError(f"{wrong} cannot be changed on --resume: a run goes on with its own settings.")
+        config, everything = read_config(run)
+        preset = everything.get("preset", "")
+        if (run / "report.html").exists():
+            print(f"{run} is finished; `lcl show {run}` draws its report again.")
+            return
+    else:
+        preset = arguments.preset or "quick"
+        config = settings_from(arguments, preset)
+        if not config.images:
+            raise ValueError(f"The preset {preset} has no images of its own; give --images FOLDER, FILE.h5 or DIR/*.tar.")
+        run = arguments.out or Path("runs") / f"{preset}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+    with distributed.process_group():
+        main = distributed.rank() == 0
+        store = open_store(config, build(config), progress=arguments.progress and main)
+        model = train_model(
+            config,
+            run,
+            store=store,
+            resume=bool(arguments.resume),
+            preset=preset,
+            progress=arguments.progress,
+        )
+        if main:
+            _, metadata = read_tensors(run / "state.safetensors")
+            finish(run, config, model.to(choose_device(config.device)), store, float(metadata["seconds"]))
+        distributed.barrier()
+
+
+def presets(arguments: argparse.Namespace) -> None:
+    """`lcl presets`."""
+    import inspect
+
+    from lcl.config import PRESETS
+
+    for name, preset in PRESETS.items():
+        config = preset()
+        print(f"{name}\n{'-' * len(name)}\n{inspect.getdoc(preset)}\n")
+        stages = " + ".join(f"{steps} steps of {batch}" for steps, batch in zip(
+            config.per_stage("steps"), config.per_stage("batch"), strict=True))
+        print(f"  {stages} patches; filters {config.channels}; {config.optimizer}, learning rates "
+              f"{config.per_stage('learning_rate')}\n")
+
+
+def images(arguments: argparse.Namespace) -> None:
+    """`lcl images`."""
+    from lcl.images import BUILTIN, open_images
+
+    if arguments.source:
+        print(open_images(arguments.source, progress=True).summary())
+        return
+    width = max(len(photograph.name) for photograph in BUILTIN)
+    for photograph in BUILTIN:
+        size = f"{photograph.width_px} x {photograph.height_px}"
+        kind = "colour" if photograph.colour else "grey"
+        print(f"{photograph.name:<{width}}  {size:>9} px  {kind:<6}  {photograph.licence}  ({photograph.source})")
+
+
+def show(arguments: argparse.Namespace) -> None:
+    """`lcl show`."""
+    from lcl.report import write_report
+
+    print(f"Report: {write_report(arguments.run)}")
+
+
+def parser() -> tuple[Parser, dict[str, Parser]]:
+    """The command line: the top parser, and the parser of every command."""
+    top = Parser(
+        prog="lcl",
+        description="Early visual cortex learned from natural images, layer by layer.",
+        epilog="examples:\n  lcl train\n  lcl train --images ~/photographs --out runs/mine\n  lcl show runs/mine",
+    )
+    from lcl import __version__
+
+    top.add_argument("--version", action="version", version=f"lcl {__version__}")
+    commands = top.add_subparsers(title="commands", metavar="COMMAND")
+    parsers: dict[str, Parser] = {}
+
+    def command(name: str, run: Callable[[argparse.Namespace], None], about: str, examples: str) -> Parser:
+        added = commands.add_parser(name, help=about, description=about, epilog=f"examples:\n{examples}")
+        added.set_defaults(run_command=run, command=name)
+        parsers[name] = added
+        return added
+
+    from lcl.config import PRESETS
+
+    added = command(
+        "train",
+        train,
+        "Learn V1 and V2 from images, layer by layer; writes a run folder with a report.",
+        "  lcl train                                       (built-in photographs, minutes on a laptop)\n"
+        "  lcl train --images ~/photographs --out runs/mine\n"
+        "  lcl train quick --steps 3000,1000 --amplitudes under --seed 1\n"
+        "  lcl train --channels 64,192,384 --kernels 11,5,3 --strides 4,1,1 --paddings 2,2,1   (three stages)\n"
+        "  lcl train --resume runs/mine\n"
+        "  torchrun --nproc-per-node 4 -m lcl.cli train imagenet --images imagenet/train --out runs/big",
+    )
+    added.add_argument("preset", nargs="?", type=one_of(list(PRESETS)), help=f"{', '.join(PRESETS)} (default: quick)")
+    added.add_argument("--out", type=Path, metavar="RUN", help="run folder to make (default: runs/PRESET-DATE-TIME)")
+    added.add_argument("--resume", type=Path, metavar="RUN", help="go on with an interrupted run")
+    added.add_argument("--progress", action=argparse.BooleanOptionalAction, default=True, help="progress bars")
+    add_settings(added)
+
+    command("presets", presets, "List the presets: source, command, hardware, time, expected result.", "  lcl presets")
+    added = command(
+        "images",
+        images,
+        "List the built-in photographs, or check what can be read from a folder, HDF5 file or shards.",
+        "  lcl images\n  lcl images ~/photographs\n  lcl images stimuli.h5:/images",
+    )
+    added.add_argument("source", nargs="?", help="folder, FILE.h5[:/DATASET] or DIR/*.tar")
+    added = command("show", show, "Draw the figures and the report of a run again.", "  lcl show runs/mine")
+    added.add_argument("run", type=Path, metavar="RUN", help="run folder")
+    return top, parsers
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        Arguments; those of the process without it.
+
+    Returns
+    -------
+    int
+        Exit code: 0, or 2 after a mistake in what was given, or 128 + the signal after an interruption.
+
+    Examples
+    --------
+    >>> main(["show", "no-such-run"])
+    2
+    """
+    top, parsers = parser()
+    arguments, unknown = top.parse_known_args(argv)
+    name = getattr(arguments, "command", None)
+    (parsers[name] if name else top).refuse_unknown(unknown)
+    if name is None:
+        top.print_help()
+        return USAGE
+    from lcl.train import Interrupted
+
+    try:
+        arguments.run_command(arguments)
+    except (ValueError, OSError, FloatingPointError) as error:
+        print(f"lcl {name}: {error}", file=sys.stderr)
+        return USAGE
+    except Interrupted as stop:
+        print(f"\n{stop}", file=sys.stderr)
+        return 128 + stop.signal_number
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
