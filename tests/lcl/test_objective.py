@@ -244,14 +244,15 @@ def test_gradient_comes_back_in_the_type_of_the_features():
 
 
 def test_readouts():
-    maps = torch.arange(2 * 3 * 4 * 5.0).view(2, 3, 4, 5)
+    maps = torch.arange(2 * 3 * 4 * 6.0).view(2, 3, 4, 6)
     np.testing.assert_allclose(average(maps), maps.numpy().mean((2, 3)))
     torch.testing.assert_close(centre(maps), maps[:, :, 1, 2])
+    torch.testing.assert_close(centre(maps[:, :, :3, :5]), maps[:, :, 1, 2])
     torch.testing.assert_close(centre(torch.rand(1, 1, 1, 1).expand(2, 3, 1, 1)).shape, torch.Size([2, 3]))
     samples = dense(maps)
-    assert samples.shape == (2 * 4 * 5, 3)
-    for b, y, x in np.ndindex(2, 4, 5):
-        torch.testing.assert_close(samples[b * 20 + y * 5 + x], maps[b, :, y, x])
+    assert samples.shape == (2 * 4 * 6, 3)
+    for b, y, x in np.ndindex(2, 4, 6):
+        torch.testing.assert_close(samples[b * 24 + y * 6 + x], maps[b, :, y, x])
 
 
 def test_readouts_agree_on_a_map_of_one_position():

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.optimize import least_squares
 
-from neural_fits.gabor import GaborFit, fit_gabor, gabor, grating_tuning
+from neural_fits.gabor import GABOR_R2, TUNED_SELECTIVITY, GaborFit, fit_gabor, gabor, gabor_fraction, grating_tuning
 
 
 def random_gabors(count, seed=0, side=11):
@@ -324,6 +324,19 @@ def test_a_round_filter_is_not_tuned_for_orientation():
     tuning = grating_tuning(centre[None])
     assert tuning.selectivity[0] < 0.01
     assert tuning.circular_variance[0] > 0.99
+
+
+def test_gabor_fraction_counts_filters_that_are_fitted_and_tuned():
+    gabors = noisy(random_gabors(6)[0], 0.1)
+    x, y = pixels(11, 11)
+    blob = np.exp(-(x**2 + y**2) / 8)  # a Gabor function of frequency 0, but round
+    noise = np.random.default_rng(0).standard_normal((4, 11, 11))
+    assert fit_gabor(blob[None]).r2[0] > 0.99
+    assert grating_tuning(blob[None]).selectivity[0] < TUNED_SELECTIVITY
+    assert fit_gabor(noise).r2.max() < GABOR_R2
+    assert gabor_fraction(gabors) == 1
+    assert gabor_fraction(noise) == 0
+    assert gabor_fraction(np.concatenate([gabors, noise, blob[None], np.ones((1, 11, 11))])) == 6 / 12
 
 
 # ---------------------------------------------------------------------------------------------------------------------
