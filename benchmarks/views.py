@@ -42,8 +42,8 @@ from lcl.receptive_field import patch_side
 from lcl.stages import LCLV2
 from lcl.views import (
     Deformation,
-    Parameters,
     PixelDeformation,
+    ViewParameters,
     choose_places,
     draw,
     in_pixels,
@@ -57,7 +57,7 @@ PICTURES, PICTURE_PX = 300, 256
 LARGEST_DIFFERENCE = 1.5 / 255
 
 
-def per_image_torch(regions: Tensor, parameters: Parameters, side_px: int, noise: float) -> Tensor:
+def per_image_torch(regions: Tensor, parameters: ViewParameters, side_px: int, noise: float) -> Tensor:
     batch, channels, source, _ = regions.shape
     pair = torch.empty(batch, 2, channels, side_px, side_px)
     for b in range(batch):
@@ -79,7 +79,7 @@ def per_image_torch(regions: Tensor, parameters: Parameters, side_px: int, noise
     return pair
 
 
-def per_image_pillow(regions: np.ndarray, parameters: Parameters, side_px: int, noise: float) -> Tensor:
+def per_image_pillow(regions: np.ndarray, parameters: ViewParameters, side_px: int, noise: float) -> Tensor:
     batch, source, _, channels = regions.shape
     pair = np.empty((batch, 2, channels, side_px, side_px), dtype=np.float32)
     matrices, shifts, gains, offsets = (value.numpy() for value in parameters if isinstance(value, Tensor))
@@ -165,7 +165,7 @@ def measure(stage: str, size_px: int, batch: int, repeats: int, pictures: np.nda
     def as_tensor(regions: np.ndarray) -> Tensor:
         return torch.from_numpy(regions).permute(0, 3, 1, 2)
 
-    def drawn() -> Parameters:
+    def drawn() -> ViewParameters:
         return draw(batch, amplitude, deformation, side_px, generator)
 
     def ours() -> Tensor:

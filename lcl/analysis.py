@@ -143,11 +143,11 @@ def driving_patches(
     for ranked in order.T.numpy():
         taken: list[int] = []
         for candidate in ranked:
-            apart = [
-                where[candidate, 0] != where[other, 0] or np.abs(where[candidate, 1:] - where[other, 1:]).max() > size / 2
-                for other in taken
+            here = where[candidate]
+            near = [
+                np.abs(here[1:] - where[other, 1:]).max() <= size / 2 for other in taken if where[other, 0] == here[0]
             ]
-            if all(apart):
+            if not any(near):
                 taken.append(int(candidate))
             if len(taken) == top:
                 break

@@ -1,4 +1,4 @@
-"""The `lcl` command. The only place that imports from every package; each command imports what it needs when it runs."""
+"""The `lcl` command: the only place that imports from every package; a command imports what it needs when it runs."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from typing import Any, NoReturn, get_type_hints
 
 #: Exit code for a mistake in what the user gave.
 USAGE = 2
+
+NO_IMAGES = "The preset {} has no images of its own; give --images FOLDER, FILE.h5 or DIR/*.tar."
 
 
 class Parser(argparse.ArgumentParser):
@@ -156,7 +158,7 @@ def train(arguments: argparse.Namespace) -> None:
         preset = arguments.preset or "quick"
         config = settings_from(arguments, preset)
         if not config.images:
-            raise ValueError(f"The preset {preset} has no images of its own; give --images FOLDER, FILE.h5 or DIR/*.tar.")
+            raise ValueError(NO_IMAGES.format(preset))
         run = arguments.out or Path("runs") / f"{preset}-{time.strftime('%Y%m%d-%H%M%S')}"
 
     with distributed.process_group():
@@ -185,10 +187,14 @@ def presets(arguments: argparse.Namespace) -> None:
     for name, preset in PRESETS.items():
         config = preset()
         print(f"{name}\n{'-' * len(name)}\n{inspect.getdoc(preset)}\n")
-        stages = " + ".join(f"{steps} steps of {batch}" for steps, batch in zip(
-            config.per_stage("steps"), config.per_stage("batch"), strict=True))
-        print(f"  {stages} patches; filters {config.channels}; {config.optimizer}, learning rates "
-              f"{config.per_stage('learning_rate')}\n")
+        stages = " + ".join(
+            f"{steps} steps of {batch}"
+            for steps, batch in zip(config.per_stage("steps"), config.per_stage("batch"), strict=True)
+        )
+        print(
+            f"  {stages} patches; filters {config.channels}; {config.optimizer}, learning rates "
+            f"{config.per_stage('learning_rate')}\n"
+        )
 
 
 def images(arguments: argparse.Namespace) -> None:
@@ -203,6 +209,22 @@ def images(arguments: argparse.Namespace) -> None:
         size = f"{photograph.width_px} x {photograph.height_px}"
         kind = "colour" if photograph.colour else "grey"
         print(f"{photograph.name:<{width}}  {size:>9} px  {kind:<6}  {photograph.licence}  ({photograph.source})")
+
+
+def ablate(arguments: argparse.Namespace) -> None:
+    """`lcl ablate`."""
+    from lcl.ablation import ablate as run_ablation
+    from lcl.ablation import summary_lines
+    from lcl.views import AMPLITUDE_RULES
+
+    preset = arguments.preset or "quick"
+    config = settings_from(arguments, preset)
+    if not config.images:
+        raise ValueError(NO_IMAGES.format(preset))
+    rules = arguments.rules.split(",") if arguments.rules else AMPLITUDE_RULES
+    rows = run_ablation(config, arguments.out, rules=rules, seeds=arguments.seeds, progress=arguments.progress)
+    print("\n".join(summary_lines(rows)))
+    print(f"Table and figure: {arguments.out}")
 
 
 def show(arguments: argparse.Namespace) -> None:
@@ -247,6 +269,20 @@ def parser() -> tuple[Parser, dict[str, Parser]]:
     added.add_argument("preset", nargs="?", type=one_of(list(PRESETS)), help=f"{', '.join(PRESETS)} (default: quick)")
     added.add_argument("--out", type=Path, metavar="RUN", help="run folder to make (default: runs/PRESET-DATE-TIME)")
     added.add_argument("--resume", type=Path, metavar="RUN", help="go on with an interrupted run")
+    added.add_argument("--progress", action=argparse.BooleanOptionalAction, default=True, help="progress bars")
+    add_settings(added)
+
+    added = command(
+        "ablate",
+        ablate,
+        "Train under matched, under, over and reversed amplitudes, and patch sides, and compare: table and figure.",
+        "  lcl ablate --out runs/ablation\n"
+        "  lcl ablate --images ~/photographs-by-class --steps 800,300 --seeds 3 --out runs/ablation",
+    )
+    added.add_argument("preset", nargs="?", type=one_of(list(PRESETS)), help=f"{', '.join(PRESETS)} (default: quick)")
+    added.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the table; goes on in it")
+    added.add_argument("--seeds", type=int, default=3, help="number of seeds (default: 3)")
+    added.add_argument("--rules", help="some of matched,under,over,reversed (default: all)")
     added.add_argument("--progress", action=argparse.BooleanOptionalAction, default=True, help="progress bars")
     add_settings(added)
 

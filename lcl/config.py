@@ -12,8 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from lcl.optimizers import OPTIMIZERS
 from lcl.objective import PROJECTORS, READOUTS
+from lcl.optimizers import OPTIMIZERS
 from lcl.stages import POOLS
 from lcl.views import Deformation, reference_px
 
@@ -80,6 +80,7 @@ class Config:
     optimizer: str = _setting("adamw", f"one of {', '.join(OPTIMIZERS)}")
     learning_rate: tuple[float, ...] = _setting((1e-2, 3e-3), "peak learning rate")
     weight_decay: tuple[float, ...] = _setting((1.0,), "weight decay of the filters")
+    gain_rate: float = _setting(0.1, "learning rate of gains and offsets, relative to the filters'")
     warmup: int = _setting(100, "steps of linear warm-up before the cosine")
 
     precision: Literal["bf16", "float32"] = _setting("bf16", "of convolutions; losses are always float32")
@@ -94,7 +95,7 @@ class Config:
         positive = ("short_side_px", "memory_cap_gb", "store_cap_gb", "pixels_per_degree", "save_every", "log_every")
         for name in (*positive, "channels", "kernels", "strides", "batch", "learning_rate", "projector_width"):
             _check(name, getattr(self, name), lambda value: value > 0, "a positive number")
-        for name in ("paddings", "steps", "weight_decay", "balance", "warmup", "seed"):
+        for name in ("paddings", "steps", "weight_decay", "gain_rate", "balance", "warmup", "seed"):
             _check(name, getattr(self, name), lambda value: value >= 0, "0 or more")
         _check("batch", self.batch, lambda value: value >= 2, "at least 2, since correlations are taken over a batch")
         _check("held_out", self.held_out, lambda value: 0 < value < 1, "a share between 0 and 1")
@@ -105,7 +106,8 @@ class Config:
             ("optimizer", OPTIMIZERS),
             ("projector", PROJECTORS),
         ):
-            _check(name, getattr(self, name), lambda value, known=choices: value in known, f"one of {', '.join(choices)}")
+            known = ", ".join(choices)
+            _check(name, getattr(self, name), lambda value, choices=choices: value in choices, f"one of {known}")
         for settings in dataclasses.fields(self):
             value = getattr(self, settings.name)
             options = get_args(get_type_hints(Config)[settings.name])
@@ -131,7 +133,9 @@ class Config:
         """
         values, stages = getattr(self, name), len(self.channels)
         if len(values) not in (1, stages):
-            raise ValueError(f"{name} has {len(values)} values {values}; expected one, or one for each of {stages} stages.")
+            raise ValueError(
+                f"{name} has {len(values)} values {values}; expected one, or one for each of {stages} stages."
+            )
         return values * stages if len(values) == 1 else values
 
     def as_dict(self) -> dict[str, Any]:
@@ -158,7 +162,8 @@ class Config:
         """
         known = {settings.name for settings in dataclasses.fields(cls)}
         if unknown := set(values) - known:
-            raise ValueError(f"Unknown settings {', '.join(sorted(unknown))}; this version knows {', '.join(sorted(known))}.")
+            wrong, right = ", ".join(sorted(unknown)), ", ".join(sorted(known))
+            raise ValueError(f"Unknown settings {wrong}; this version knows {right}.")
         plain = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
         if isinstance(plain.get("deformation"), dict):
             plain["deformation"] = Deformation(**plain["deformation"])
@@ -189,8 +194,8 @@ def imagenet() -> Config:
     """V1 and V2 from ImageNet, at the scale the paper worked at.
 
     Source: the paper's settings were not available to us; all of these are ours and not tried at this scale.
-    Command: ``torchrun --nproc-per-node 8 -m lcl.cli train imagenet --images FOLDER --store-dir CACHE``. Hardware: one to
-    eight GPUs, 64 GB of fast disk. Time and result: not measured.
+    Command: ``torchrun --nproc-per-node 8 -m lcl.cli train imagenet --images FOLDER --store-dir CACHE``.
+    Hardware: one to eight GPUs, 64 GB of fast disk. Time and expected result: not measured.
     """
     return Config(
         images="", short_side_px=256, steps=(50_000, 100_000), batch=(1024,), warmup=1000, save_every=5000, log_every=50

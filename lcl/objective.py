@@ -6,6 +6,7 @@ Letters in shapes: B batch, d features, C channels, H and W height and width of 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -218,7 +219,7 @@ def projector(kind: str, features: int, width: int, generator: torch.Generator |
         raise ValueError(f"projector is {kind!r}; expected one of {', '.join(PROJECTORS)}.")
     sizes = [features] + [width] * PROJECTORS[kind]
     layers: list[nn.Module] = []
-    for i, (size, next_size) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for i, (size, next_size) in enumerate(pairwise(sizes)):
         if i:
             layers.append(nn.ReLU())
         linear = nn.Linear(size, next_size)

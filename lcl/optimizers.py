@@ -78,15 +78,22 @@ OPTIMIZERS: dict[str, Callable[[Any, float], torch.optim.Optimizer]] = {
 
 
 def optimizer(
-    name: str, parameters: Iterable[nn.Parameter], *, learning_rate: float, weight_decay: float
+    name: str,
+    parameters: Iterable[nn.Parameter],
+    *,
+    learning_rate: float,
+    weight_decay: float,
+    gain_rate: float = 1.0,
 ) -> torch.optim.Optimizer:
-    """Optimiser over parameters; weight decay acts on filters only, not on gains and offsets.
+    """Optimiser over parameters; gains and offsets have a rate of their own and no weight decay.
 
     Parameters
     ----------
     name : {"adamw", "adam", "lars", "sgd"}
     parameters : iterable of Parameter
     learning_rate, weight_decay : float
+    gain_rate : float
+        Learning rate of parameters of one dimension, relative to the others'. Kept as "relative" in the groups.
 
     Returns
     -------
@@ -106,8 +113,8 @@ def optimizer(
         raise ValueError(f"optimizer is {name!r}; expected one of {', '.join(OPTIMIZERS)}.")
     parameters = list(parameters)
     groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay, "relative": 1.0},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0, "relative": gain_rate},
     ]
     return OPTIMIZERS[name](groups, learning_rate)
 

@@ -256,5 +256,7 @@ def patch_side(size_px: int, ratio: float = 1.5) -> int:
     (29, 101)
     """
     if ratio < 1:
-        raise ValueError(f"The patch is {ratio} receptive fields wide; expected at least 1, so that a unit fits inside.")
+        raise ValueError(
+            f"The patch is {ratio} receptive fields wide; expected at least 1, so that a unit fits inside."
+        )
     return ceil(ratio * size_px - 1e-9)  # 1.1 * 50 is a little more than 55

@@ -7,6 +7,7 @@ Nothing is done in place, so that a response taken from any layer stays what it 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -189,7 +190,7 @@ class Stage(nn.Module):
 
     def windows(self) -> list[rf.Window]:
         """Sliding windows of the stage, in order."""
-        return rf.windows(self.conv) + [rf.Window(self.pool_kernel, self.pool_stride)]
+        return [*rf.windows(self.conv), rf.Window(self.pool_kernel, self.pool_stride)]
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -278,7 +279,7 @@ class StageChain(nn.Module):
         if not stages:
             raise ValueError("A chain of 0 stages was given; expected at least one.")
         names = list(stages)
-        for below, above in zip(names, names[1:], strict=False):
+        for below, above in pairwise(names):
             given, needed = stages[below].out_channels, stages[above].conv.in_channels
             if given != needed:
                 raise ValueError(f"Stage {above} takes {needed} channels, but {below} below it gives {given}.")

@@ -35,8 +35,8 @@ from lcl.receptive_field import map_side, patch_side
 from lcl.stages import Stage, StageChain
 from lcl.views import (
     Deformation,
-    Parameters,
     PixelDeformation,
+    ViewParameters,
     choose_places,
     draw,
     in_pixels,
@@ -94,7 +94,9 @@ def build(config: Config) -> StageChain:
 
     Examples
     --------
-    >>> build(Config(channels=(8, 16, 32), kernels=(5, 3, 3), strides=(1,), paddings=(2, 1, 1), steps=(1,))).names
+    >>> three = Config(channels=(8, 16, 32), kernels=(5, 3, 3), strides=(1,), paddings=(2, 1, 1), steps=(1,),
+    ...     learning_rate=(1e-3,))
+    >>> build(three).names
     ['V1', 'V2', 'stage3']
     """
     generator = torch.Generator().manual_seed(config.seed)
@@ -203,16 +205,14 @@ class Stream:
             raise ValueError(f"batch is {batch} for {processes} processes; expected a multiple of {processes}.")
         self.store, self.shape, self.deformation = store, shape, deformation
         self.batch, self.seeds, self.device = batch, seeds, device
-        self.share = slice(
-            distributed.rank() * (batch // processes), (distributed.rank() + 1) * (batch // processes)
-        )
+        self.share = slice(distributed.rank() * (batch // processes), (distributed.rank() + 1) * (batch // processes))
         self.noise_shape = (batch, 2, store.channels, shape.side_px, shape.side_px)
         self.noise = None
         if deformation.noise > 0:
             table = noise_table(int(np.prod(self.noise_shape)), counter_generator(*seeds, 0))
             self.noise = (table * deformation.noise).to(device)
 
-    def regions(self, step: int) -> tuple[Tensor, Parameters]:
+    def regions(self, step: int) -> tuple[Tensor, ViewParameters]:
         """Source regions (B, C, S, S) uint8 and parameters of a step, on the device."""
         generator = counter_generator(*self.seeds, 1, step)
         places = choose_places(self.store.sizes, self.batch, self.shape.region_px, generator)
@@ -233,9 +233,9 @@ class Stream:
             value[own].to(self.device, non_blocking=True) if isinstance(value, Tensor) else value
             for value in parameters
         ]
-        return regions.to(self.device, non_blocking=True), Parameters(*drawn)
+        return regions.to(self.device, non_blocking=True), ViewParameters(*drawn)
 
-    def pairs(self, regions: Tensor, parameters: Parameters) -> Tensor:
+    def pairs(self, regions: Tensor, parameters: ViewParameters) -> Tensor:
         """Views (B, 2, C, P, P) of source regions."""
         noise = None
         if self.noise is not None:
@@ -528,7 +528,7 @@ def train(
             learner = learners[name]
             rate = learner.learning_rate * learning_rate_factor(step, learner.steps, config.warmup)
             for group in learner.optimiser.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group["relative"]
 
             pairs = learner.stream.pairs(*batches.get(position))
             model.eval()
@@ -597,6 +597,7 @@ def make_learners(
                 trained,
                 learning_rate=pick["learning_rate"],
                 weight_decay=pick["weight_decay"],
+                gain_rate=config.gain_rate,
             ),
             readout=pick["readout"],
             weight=decorrelation_weight(pick["balance"], features),
@@ -611,11 +612,11 @@ def make_learners(
             if np.isinf(places.least_distance_px)
             else f"several patches of an image at least {places.least_distance_px:.0f} px apart"
         )
+        degrees = model.receptive_field(name).size_deg(config.pixels_per_degree)
         say(
-            f"{name}: receptive field {shape.size_px} px ({model.receptive_field(name).size_deg(config.pixels_per_degree):.2f}"
-            f" deg), patches of {shape.side_px} px ({units} x {units} units), shifts up to "
-            f"{shape.amplitude.translation_px:.1f} px, batch {pick['batch']}, {apart}, "
-            f"lambda {learners[name].weight:.4g}"
+            f"{name}: receptive field {shape.size_px} px ({degrees:.2f} deg), patches of {shape.side_px} px "
+            f"({units} x {units} units), shifts up to {shape.amplitude.translation_px:.1f} px, batch {pick['batch']}, "
+            f"{apart}, lambda {learners[name].weight:.4g}"
         )
     return learners
 
@@ -626,16 +627,16 @@ class Prefetch:
     def __init__(self, learners: dict[str, Learner], order: list[tuple[str, int]], position: int) -> None:
         self.learners, self.order = learners, order
         self.pool = ThreadPoolExecutor(1)
-        self.next: Future[tuple[Tensor, Parameters]] | None = self.submit(position)
+        self.next: Future[tuple[Tensor, ViewParameters]] | None = self.submit(position)
 
-    def submit(self, position: int) -> Future[tuple[Tensor, Parameters]] | None:
+    def submit(self, position: int) -> Future[tuple[Tensor, ViewParameters]] | None:
         """Start drawing a step, if there is one."""
         if position >= len(self.order):
             return None
         name, step = self.order[position]
         return self.pool.submit(self.learners[name].stream.regions, step)
 
-    def get(self, position: int) -> tuple[Tensor, Parameters]:
+    def get(self, position: int) -> tuple[Tensor, ViewParameters]:
         """Source regions and parameters of a step; steps are asked for in order."""
         assert self.next is not None
         batch = self.next.result()
@@ -713,7 +714,7 @@ class StopRequests:
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequests]:
-    """Note the first SIGINT or SIGTERM; a second one acts as usual. Outside the main thread signals stay as they are."""
+    """Note the first SIGINT or SIGTERM; a second one acts as usual. Outside the main thread nothing is changed."""
     stop = StopRequests()
     before: dict[int, Any] = {}
 
@@ -861,7 +862,9 @@ def log_file(run: Path, config: Config, main: bool) -> Iterator[Callable[..., No
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
-            raise ValueError('TensorBoard is not installed; pip install "lcl[track]" or leave out --tensorboard.') from None
+            raise ValueError(
+                'TensorBoard is not installed; pip install "lcl[track]", or leave out --tensorboard.'
+            ) from None
         board = SummaryWriter(str(run / "tensorboard"))
 
     def log(name: str, step: int, position: int, loss: Loss, rate: float, images_per_s: float) -> None:

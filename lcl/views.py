@@ -1,6 +1,6 @@
 """Pairs of locally deformed patches, whose amplitudes are given in units of the stage's receptive field.
 
-Parameters are drawn on the CPU from an explicit generator, apart from their application, so that runs on different
+ViewParameters are drawn on the CPU from an explicit generator, apart from their application, so that runs on different
 devices, and on different numbers of processes, see the same views. Position, affine deformation and elastic field are
 composed into one coordinate map, and both views are read from the source region by one bilinear resampling.
 
@@ -106,7 +106,7 @@ class PixelDeformation(NamedTuple):
     elastic_spacing_px: float
 
 
-class Parameters(NamedTuple):
+class ViewParameters(NamedTuple):
     """What was drawn for B pairs of views.
 
     Attributes
@@ -244,7 +244,7 @@ def draw(
     generator: torch.Generator,
     *,
     channels: int = 3,
-) -> Parameters:
+) -> ViewParameters:
     """Draw the parameters of a batch of pairs of views, on the CPU.
 
     Parameters
@@ -264,7 +264,7 @@ def draw(
 
     Returns
     -------
-    Parameters
+    ViewParameters
 
     Examples
     --------
@@ -288,7 +288,7 @@ def draw(
     if amplitude.elastic_px > 0:
         points = ceil((side_px - 1) / amplitude.elastic_spacing_px) + 3
         control = uniform(2, points, points) * amplitude.elastic_px
-    return Parameters(
+    return ViewParameters(
         matrix=factor[..., None, None] * rotation @ shearing,
         shift_px=uniform(2) * amplitude.translation_px,
         control_px=control,
@@ -352,12 +352,12 @@ def spline_basis(side_px: int, points: int) -> Tensor:
     return torch.where(distance < 1, near, far).float()
 
 
-def coordinates(parameters: Parameters, side_px: int) -> Tensor:
+def coordinates(parameters: ViewParameters, side_px: int) -> Tensor:
     """Where every pixel of every view is read, relative to the centre of the source region.
 
     Parameters
     ----------
-    parameters : Parameters
+    parameters : ViewParameters
     side_px : int
         Side P of the patch.
 
@@ -386,14 +386,14 @@ def coordinates(parameters: Parameters, side_px: int) -> Tensor:
     return where.movedim(2, -1)
 
 
-def views(regions: Tensor, parameters: Parameters, side_px: int, *, noise: Tensor | None = None) -> Tensor:
+def views(regions: Tensor, parameters: ViewParameters, side_px: int, *, noise: Tensor | None = None) -> Tensor:
     """Two views of every patch, by one resampling.
 
     Parameters
     ----------
     regions : Tensor, shape (B, C, S, S)
         Source regions; uint8, or floating point in [0, 1]. ``S`` at least :func:`region_side`.
-    parameters : Parameters
+    parameters : ViewParameters
         On the same device.
     side_px : int
         Side P of the patch.
@@ -461,7 +461,8 @@ def choose_places(sizes_px: np.ndarray, batch: int, region_px: int, generator: t
     fewer, patches are dealt evenly to the images, and those of one image are kept apart: its area is divided into at
     least as many equal cells as patches, no two patches share a cell, and each lies anywhere within half a cell's
     side, in a grid whose own origin is random. So two patches of an image are never closer than half a cell (rounded
-    down to whole pixels), and every place can be drawn. This is ours; the decorrelation term is meant for patches of other images.
+    down to whole pixels), and every place can be drawn. This is ours; the decorrelation term is meant for patches of
+    other images.
 
     Parameters
     ----------

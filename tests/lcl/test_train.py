@@ -83,8 +83,9 @@ def test_loss_falls_and_the_folder_loads(tmp_path, store, schedule):
 def test_a_step_of_the_second_stage_leaves_the_first_bit_identical(tmp_path, store):
     only_first = quiet(dataclasses.replace(SMALL, steps=(6, 0)), tmp_path / "first", store)
     both = quiet(SMALL, tmp_path / "both", store)
-    for (name, one), (_, two) in zip(only_first["V1"].state_dict().items(), both["V1"].state_dict().items(), strict=True):
-        assert torch.equal(one, two), name
+    after = both["V1"].state_dict()
+    for name, one in only_first["V1"].state_dict().items():
+        assert torch.equal(one, after[name]), name
     assert not torch.equal(only_first["V2"].conv.weight, both["V2"].conv.weight)
 
 
@@ -111,9 +112,7 @@ def test_zero_amplitude_gives_identical_views_and_no_similarity_term(store):
     )
     config = dataclasses.replace(SMALL, deformation=still)
     model = build(config)
-    stream = Stream(
-        store, geometry(model, config, "V1"), still, batch=16, seeds=(0,), device=torch.device("cpu")
-    )
+    stream = Stream(store, geometry(model, config, "V1"), still, batch=16, seeds=(0,), device=torch.device("cpu"))
     pairs = stream(0)
     assert torch.equal(pairs[:, 0], pairs[:, 1])
     loss = local_loss(model, "V1", pairs, readout="centre", weight=0.1)

@@ -17,7 +17,7 @@ from lcl.views import (
     AMPLITUDE_RULES,
     NOISE_SLACK,
     Deformation,
-    Parameters,
+    ViewParameters,
     choose_places,
     coordinates,
     draw,
@@ -51,7 +51,7 @@ def read_at(parameters, side_px, region_px):
 
 
 def drawn(deformation, size_px, side_px, reference=None, batch=64, seed=0, channels=2):
-    """Parameters of a batch, and the side of their source regions."""
+    """ViewParameters of a batch, and the side of their source regions."""
     amplitude = in_pixels(deformation, size_px, reference or size_px)
     region_px = region_side(side_px, amplitude)
     return draw(batch, amplitude, deformation, side_px, generator(seed), channels=channels), region_px
@@ -68,7 +68,7 @@ def displacement(deformation, size_px, side_px, **options):
 
 
 def worst_cases(amplitude):
-    """Parameters at every combination of extremes, one per row."""
+    """ViewParameters at every combination of extremes, one per row."""
     turns = {s * min(amplitude.rotation_rad, limit) for s in (-1, 1) for limit in (pi / 4, pi / 2, 3 * pi / 4, pi)}
     cases = list(
         product((-1, 1), sorted(turns), (-1, 1), (-1, 1), (-1, 1), (-1, 1))  # dilation, angle, shears, shifts
@@ -82,7 +82,7 @@ def worst_cases(amplitude):
     matrix = torch.exp2(scale * amplitude.dilation_octaves)[:, None, None] * rotation @ shearing
     direction = torch.stack([x, y], -1)
     pair = (len(cases), 2)
-    return Parameters(
+    return ViewParameters(
         matrix=matrix[:, None].expand(*pair, 2, 2),
         shift_px=(direction * amplitude.translation_px)[:, None].expand(*pair, 2),
         control_px=(direction * amplitude.elastic_px)[:, None, :, None, None].expand(*pair, 2, 4, 4),
@@ -455,7 +455,7 @@ def test_the_same_generator_draws_the_same_parameters():
 def test_a_gpu_sees_the_same_views():
     parameters, region_px = drawn(replace(ALL, contrast=0.2, luminance=0.1), 67, 101, channels=3)
     regions = torch.randint(0, 256, (64, 3, region_px, region_px), dtype=torch.uint8, generator=generator())
-    moved = Parameters(*(value.cuda() if isinstance(value, torch.Tensor) else value for value in parameters))
+    moved = ViewParameters(*(value.cuda() if isinstance(value, torch.Tensor) else value for value in parameters))
     torch.testing.assert_close(
         views(regions.cuda(), moved, 101).cpu(), views(regions, parameters, 101), atol=1e-3, rtol=0
     )
