@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import ceil
 
@@ -176,8 +176,8 @@ def windows(module: nn.Module) -> list[Window]:
     >>> windows(nn.Sequential(nn.Conv2d(1, 8, 5, padding=2), nn.ReLU(), nn.AvgPool2d(2)))
     [Window(kernel=5, stride=1, padding=2, dilation=1), Window(kernel=2, stride=2, padding=0, dilation=1)]
     """
-    own = getattr(module, "windows", None)
-    if callable(own):
+    own: Callable[[], Iterable[Window]] | None = getattr(module, "windows", None)
+    if own is not None:
         return list(own())
     if isinstance(module, nn.Sequential):
         return [window for child in module for window in windows(child)]
