@@ -124,7 +124,7 @@ def torchvision_chain(
     deformation: Deformation, amplitude: PixelDeformation, side_px: int, region_px: int
 ) -> Callable[[Tensor], Tensor] | None:
     try:
-        from torchvision.transforms import InterpolationMode, v2
+        from torchvision.transforms import InterpolationMode, v2  # pyright: ignore[reportMissingImports]
     except ImportError:
         return None
     factor, shift = 2**amplitude.dilation_octaves, amplitude.translation_px / region_px
