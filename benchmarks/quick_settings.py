@@ -38,9 +38,9 @@ V1 = {
     "quick": {},
     "readout average, patches 29 px": {"readout": ("average",), "patch_ratio": 1.5},
     "readout dense, patches 29 px": {"readout": ("dense",), "patch_ratio": 1.5},
-    "balance 0.63": {"balance": (0.63,)},
-    "balance 12": {"balance": (12.0,)},
-    "balance 42": {"balance": (42.0,)},
+    "balance 0.63": {"balance": (0.63, 42.0)},
+    "balance 12": {"balance": (12.0, 42.0)},
+    "balance 42": {"balance": (42.0, 42.0)},
     "translation 0.05, dilation 0.03": {"translation": 0.05, "dilation": 0.03},
     "translation 0.3, dilation 0.2": {"translation": 0.3, "dilation": 0.2},
     "luminance 0.1, colour 0": {"luminance": 0.1, "colour": 0.0},
@@ -52,10 +52,10 @@ V1 = {
     "grey": {"in_channels": 1},
 }
 V2 = {
-    "V2 quick": {},
-    "V2 learning rate 0.01": {"learning_rate": (1e-2, 1e-2)},
-    "V2 learning rate 0.001": {"learning_rate": (1e-2, 1e-3)},
-    "V2 balance 42": {"balance": (3.0, 42.0)},
+    "V2 quick (balance 42)": {},
+    "V2 balance 3": {"balance": (3.0, 3.0)},
+    "V2 balance 3, learning rate 0.01": {"balance": (3.0, 3.0), "learning_rate": (1e-2, 1e-2)},
+    "V2 balance 3, learning rate 0.001": {"balance": (3.0, 3.0), "learning_rate": (1e-2, 1e-3)},
 }
 
 

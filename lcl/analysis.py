@@ -16,7 +16,7 @@ from lcl.objective import decorrelation_weight
 from lcl.stages import BatchNorm, StageChain
 from lcl.train import Stream, build, counter_generator, geometry, local_loss, split
 from lcl.views import choose_places
-from neural_fits.gabor import GABOR_R2, TUNED_SELECTIVITY, fit_gabor, grating_tuning
+from neural_fits.gabor import GABOR_R2, TUNED_SELECTIVITY, fit_gabor, grating_tuning, is_gabor
 
 
 @torch.no_grad()
@@ -167,7 +167,8 @@ def filter_numbers(filters: np.ndarray, pixels_per_degree: float) -> dict[str, f
     Returns
     -------
     dict of str to float
-        Fractions that a Gabor function fits, that are tuned, and both; medians over the filters that are both.
+        Fractions that a Gabor function fits, that are tuned, and both (:func:`neural_fits.gabor.is_gabor`); of the last
+        those that prefer a grating of at least one cycle per filter, which a single step edge does not; and medians.
 
     Examples
     --------
@@ -176,12 +177,13 @@ def filter_numbers(filters: np.ndarray, pixels_per_degree: float) -> dict[str, f
     0.0
     """
     fit, tuning = fit_gabor(filters), grating_tuning(filters)
-    fitted, tuned = fit.r2 >= GABOR_R2, tuning.selectivity >= TUNED_SELECTIVITY
-    both = fitted & tuned
+    both = is_gabor(fit, tuning)
+    one_cycle = both & (tuning.frequency_cpp >= 1 / max(filters.shape[2:]))
     numbers = {
         "gabor_fraction": float(both.mean()),
-        "gabor_fitted_fraction": float(fitted.mean()),
-        "orientation_tuned_fraction": float(tuned.mean()),
+        "gabor_one_cycle_fraction": float(one_cycle.mean()),
+        "gabor_fitted_fraction": float((fit.r2 >= GABOR_R2).mean()),
+        "orientation_tuned_fraction": float((tuning.selectivity >= TUNED_SELECTIVITY).mean()),
         "gabor_r2_median": float(np.median(fit.r2)),
     }
     if both.any():
@@ -251,7 +253,8 @@ def analyse(config: Config, model: StageChain, store: ImageStore, device: torch.
         else:
             generator = counter_generator(config.seed, number, 4)
             arrays[f"driving/{name}"] = driving_patches(model, name, store, generator=generator, device=device)
-        arrays[f"views/{name}"] = streams[name](0)[:8].half().cpu()
+        pairs = streams[name](0)  # in the order of the images: eight from all over the batch
+        arrays[f"views/{name}"] = pairs[:: max(1, len(pairs) // 8)][:8].half().cpu()
         stages[name] = numbers
     return {"stages": stages}, arrays
 

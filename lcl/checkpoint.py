@@ -138,6 +138,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with replacing(path) as partial:
         save_file(plain, partial, metadata={"format": str(FORMAT), **(metadata or {})})
+        umask = os.umask(0)
+        os.umask(umask)
+        partial.chmod(0o666 & ~umask)  # safetensors makes its files private
         # A file that survives the rename but not a power cut would be worse than none.
         with partial.open("rb") as written:
             os.fsync(written.fileno())

@@ -163,6 +163,11 @@ def train(arguments: argparse.Namespace) -> None:
 
     with distributed.process_group():
         main = distributed.rank() == 0
+        device = choose_device(config.device)
+        if not arguments.resume and run.exists() and any(run.iterdir()):
+            raise FileExistsError(
+                f"{run} is not empty; choose another --out, or go on with `lcl train --resume {run}`."
+            )
         store = open_store(config, build(config), progress=arguments.progress and main)
         model = train_model(
             config,
@@ -174,7 +179,7 @@ def train(arguments: argparse.Namespace) -> None:
         )
         if main:
             _, metadata = read_tensors(run / "state.safetensors")
-            finish(run, config, model.to(choose_device(config.device)), store, float(metadata["seconds"]))
+            finish(run, config, model.to(device), store, float(metadata["seconds"]))
         distributed.barrier()
 
 
@@ -317,7 +322,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     >>> main(["show", "no-such-run"])
     2
     """
+    argv = list(sys.argv[1:] if argv is None else argv)
     top, parsers = parser()
+    # A misspelt option is answered before its value could be taken for something else.
+    if argv and argv[0] in parsers:
+        known = {option for action in parsers[argv[0]]._actions for option in action.option_strings}
+        parsers[argv[0]].refuse_unknown([a for a in argv if a.startswith("--") and a.split("=")[0] not in known])
     arguments, unknown = top.parse_known_args(argv)
     name = getattr(arguments, "command", None)
     (parsers[name] if name else top).refuse_unknown(unknown)

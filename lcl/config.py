@@ -70,7 +70,9 @@ class Config:
     readout: tuple[str, ...] = _setting(("centre",), f"what enters the loss: {', '.join(READOUTS)}")
     projector: Literal["none", "linear", "mlp"] = _setting("none", "layers between features and loss")
     projector_width: int = _setting(512, "size of the projector's layers")
-    balance: tuple[float, ...] = _setting((3.0,), "weight of all decorrelation against similarity (lambda times d - 1)")
+    balance: tuple[float, ...] = _setting(
+        (3.0, 42.0), "weight of decorrelation against similarity: lambda times (d - 1)"
+    )
 
     schedule: Literal["sequential", "simultaneous"] = _setting(
         "sequential", "one stage after the other, or one step of each in turn"

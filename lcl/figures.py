@@ -21,7 +21,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import ArrayLike, NDArray
 
-from neural_fits.gabor import GABOR_R2, TUNED_SELECTIVITY, GaborFit, GratingTuning
+from neural_fits.gabor import GABOR_R2, TUNED_SELECTIVITY, GaborFit, GratingTuning, is_gabor
 from stimuli.display import PIXELS_PER_DEGREE, degrees
 
 WIDTH_IN = 8.0
@@ -42,32 +42,6 @@ _style = mpl.rc_context(
         "axes.facecolor": "white",
     }
 )
-
-
-def is_gabor(fit: GaborFit, tuning: GratingTuning) -> NDArray[np.bool_]:
-    """Which filters a Gabor function fits and are tuned for orientation.
-
-    The rule of :func:`neural_fits.gabor.gabor_fraction`, for fits that are at hand.
-
-    Parameters
-    ----------
-    fit : GaborFit
-        Of n filters.
-    tuning : GratingTuning
-        Of the same filters.
-
-    Returns
-    -------
-    ndarray of bool, shape (n,)
-
-    Examples
-    --------
-    >>> from neural_fits.gabor import fit_gabor, gabor, grating_tuning
-    >>> bank = gabor(11, 11, orientation_deg=45, frequency_cpp=0.2, across_px=2, along_px=3)[None]
-    >>> is_gabor(fit_gabor(bank), grating_tuning(bank))
-    array([ True])
-    """
-    return (fit.r2 >= GABOR_R2) & (tuning.selectivity >= TUNED_SELECTIVITY)
 
 
 @_style
@@ -92,7 +66,7 @@ def filters(
         Share of variance explained by the Gabor fitted after training: the order of the filters. Without it they are
         in the order of the stage's channels.
     marked : pair of array_like of bool, shape (filter,), optional
-        Gabor-like filters at initialisation and after training (:func:`is_gabor`); framed.
+        Gabor-like filters at initialisation and after training (:func:`neural_fits.gabor.is_gabor`); framed.
     pixels_per_degree : float
         Pixels of the stage's input per degree of visual angle.
 

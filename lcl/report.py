@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 
 from lcl import figures
 from lcl.checkpoint import check_format, read_json, read_tensors, replacing
-from neural_fits.gabor import GABOR_R2, TUNED_SELECTIVITY, fit_gabor, grating_tuning
+from neural_fits.gabor import GABOR_R2, TUNED_SELECTIVITY, fit_gabor, grating_tuning, is_gabor
 from stimuli.display import PIXELS_PER_DEGREE
 
 #: Pixels of a PNG per inch of its figure; a browser shows an inch as 96.
@@ -335,7 +335,7 @@ def _figures(
     else:
         fits = fit_gabor(initial), fit_gabor(trained)
         tunings = grating_tuning(initial), grating_tuning(trained)
-        before, after = (figures.is_gabor(fit, tuning) for fit, tuning in zip(fits, tunings, strict=True))
+        before, after = (is_gabor(fit, tuning) for fit, tuning in zip(fits, tunings, strict=True))
         counts = f"{after.sum()} of {len(after)} after training, {before.sum()} at initialisation"
         rule = f"r² ≥ {GABOR_R2:g} and orientation selectivity ≥ {TUNED_SELECTIVITY:.2f}"
         title = f"Filters of {first}"

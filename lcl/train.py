@@ -95,7 +95,7 @@ def build(config: Config) -> StageChain:
     Examples
     --------
     >>> three = Config(channels=(8, 16, 32), kernels=(5, 3, 3), strides=(1,), paddings=(2, 1, 1), steps=(1,),
-    ...     learning_rate=(1e-3,))
+    ...     learning_rate=(1e-3,), balance=(3.0,))
     >>> build(three).names
     ['V1', 'V2', 'stage3']
     """
@@ -287,7 +287,13 @@ def local_loss(
     >>> loss.correlation.shape
     torch.Size([192, 192])
     """
-    images = pairs.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+    images = pairs.flatten(0, 1)
+    if readout == "centre":  # nothing outside the middle unit's receptive field reaches the loss
+        field = model.receptive_field(name)
+        units = map_side([replace(window, padding=0) for window in model.windows(name)], images.shape[3])
+        first = field.jump_px * ((units - 1) // 2)
+        images = images[:, :, first : first + field.size_px, first : first + field.size_px]
+    images = images.contiguous(memory_format=torch.channels_last)
     with autocast or nullcontext():
         with torch.no_grad():
             below = model.stage_input(images, name, valid=True)

@@ -445,11 +445,36 @@ def grating_tuning(filters: ArrayLike, *, orientations: int = 36, frequencies: i
     )
 
 
+def is_gabor(fit: GaborFit, tuning: GratingTuning) -> NDArray[np.bool_]:
+    """Which filters a Gabor function fits and are tuned for orientation.
+
+    Those with ``r2 >= GABOR_R2`` and ``selectivity >= TUNED_SELECTIVITY``; both bounds are ours. A single step edge
+    meets them as well as a wavelet of several cycles does: look at the preferred frequency too.
+
+    Parameters
+    ----------
+    fit : GaborFit
+        Of n filters.
+    tuning : GratingTuning
+        Of the same filters.
+
+    Returns
+    -------
+    ndarray of bool, shape (n,)
+
+    Examples
+    --------
+    >>> bank = gabor(11, 11, orientation_deg=45, frequency_cpp=0.2, across_px=2, along_px=3)[None]
+    >>> is_gabor(fit_gabor(bank), grating_tuning(bank))
+    array([ True])
+    """
+    return (fit.r2 >= GABOR_R2) & (tuning.selectivity >= TUNED_SELECTIVITY)
+
+
 def gabor_fraction(filters: ArrayLike) -> float:
     """Fraction of filters that a Gabor function fits and that are tuned for orientation.
 
-    Those with ``r2 >= GABOR_R2`` by :func:`fit_gabor` and ``selectivity >= TUNED_SELECTIVITY`` by
-    :func:`grating_tuning`. Both bounds are ours.
+    The rule is :func:`is_gabor`.
 
     Parameters
     ----------
@@ -473,6 +498,4 @@ def gabor_fraction(filters: ArrayLike) -> float:
     >>> gabor_fraction([g, noise])
     0.5
     """
-    fitted = fit_gabor(filters).r2 >= GABOR_R2
-    tuned = grating_tuning(filters).selectivity >= TUNED_SELECTIVITY
-    return float((fitted & tuned).mean())
+    return float(is_gabor(fit_gabor(filters), grating_tuning(filters)).mean())

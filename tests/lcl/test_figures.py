@@ -6,7 +6,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
 from lcl import figures
-from neural_fits.gabor import fit_gabor, gabor, gabor_fraction, grating_tuning
+from neural_fits.gabor import fit_gabor, gabor, gabor_fraction, grating_tuning, is_gabor
 
 SIDE, PPD = 11, 28.0
 
@@ -58,7 +58,7 @@ def drawn(banks, fits):
     """Every figure, some of them in several sizes."""
     initial, trained = banks
     (fit_0, tuning_0), (fit_1, tuning_1) = fits
-    marked = (figures.is_gabor(fit_0, tuning_0), figures.is_gabor(fit_1, tuning_1))
+    marked = (is_gabor(fit_0, tuning_0), is_gabor(fit_1, tuning_1))
     views = np.random.default_rng(0).random((10, 2, 3, 29, 29))
     three = {name: metrics() for name in ("V1", "V2", "V4")}
     noise = np.random.default_rng(0).uniform(-0.1, 0.1, (192, 192))
@@ -191,9 +191,9 @@ def test_filters_stand_in_the_order_of_r2_and_the_gabor_like_ones_are_framed(ban
 
 def test_gabor_like_is_the_rule_of_gabor_fraction(banks, fits):
     for bank, (fit, tuning) in zip(banks, fits, strict=True):
-        assert figures.is_gabor(fit, tuning).mean() == gabor_fraction(bank)
-    assert figures.is_gabor(*fits[0]).sum() == 0
-    assert np.flatnonzero(figures.is_gabor(*fits[1])).tolist() == [0, 2, 3, 5, 6, 8]
+        assert is_gabor(fit, tuning).mean() == gabor_fraction(bank)
+    assert is_gabor(*fits[0]).sum() == 0
+    assert np.flatnonzero(is_gabor(*fits[1])).tolist() == [0, 2, 3, 5, 6, 8]
 
 
 def test_gabor_fits_run_from_best_to_worst(banks, fits):

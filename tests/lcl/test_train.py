@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 import lcl
 from lcl.config import PRESETS, Config
 from lcl.images import open_images
+from lcl.objective import barlow_twins
 from lcl.optimizers import OPTIMIZERS
 from lcl.stages import LCLV2
 from lcl.train import (
@@ -47,6 +48,7 @@ SMALL = Config(
     log_every=1,
     precision="float32",
     short_side_px=128,
+    balance=(3.0,),
 )
 
 
@@ -325,6 +327,7 @@ def test_three_and_four_stages_train(tmp_path, store):
             short_side_px=128,
             readout=("centre",),
             learning_rate=(1e-3,),
+            balance=(3.0,),
         )
         model = quiet(config, tmp_path / str(count), open_store(config, build(config)))
         assert model.names == ["V1", "V2", "stage3", "stage4"][:count]
@@ -348,6 +351,18 @@ def test_bf16_stays_close_to_float32(store):
         rough = local_loss(model, "V1", pairs, readout="centre", weight=0.1)
     assert rough.total.dtype == torch.float32
     assert rough.total.item() == pytest.approx(exact.total.item(), rel=0.02)
+
+
+def test_the_centre_readout_sees_only_the_middle_unit():
+    model = LCLV2().eval()
+    pairs = torch.rand(4, 2, 3, 101, 101)
+    loss = local_loss(model, "V2", pairs, readout="centre", weight=0.1)
+    with torch.no_grad():
+        maps = model["V2"](model.stage_input(pairs.flatten(0, 1), "V2", valid=True), valid=True)
+        middle = maps[:, :, 1, 1].unflatten(0, (4, 2))
+    expected = barlow_twins(middle[:, 0], middle[:, 1], weight=0.1)
+    assert maps.shape[2:] == (3, 3)
+    torch.testing.assert_close(loss.correlation.detach(), expected.correlation, atol=1e-4, rtol=0)
 
 
 def test_golden_patch_sides():
