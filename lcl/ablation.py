@@ -220,8 +220,11 @@ def ablate(
         rows = saved["rows"]
     device = choose_device(config.device)
     store = open_store(config, build(config), progress=progress)
-    widest = dataclasses.replace(config, amplitudes="over", patches="over")
-    needed = max(geometry(build(config), widest, name).region_px for name in build(config).names)
+    needed = max(
+        geometry(build(config), dataclasses.replace(config, **{HELD_FIXED[held]: rule}), name).region_px
+        for held, rule in conditions(rules)
+        for name in build(config).names
+    )
     if store.sizes.min() < needed:
         raise ValueError(
             f"The smallest image side is {store.sizes.min()} px, but the widest condition reads regions of {needed} "
