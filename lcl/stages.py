@@ -319,6 +319,11 @@ class StageChain(nn.Module):
         stages = {name: Stage(**stage, generator=generator) for name, stage in spec["stages"].items()}
         return StageChain(stages, **{name: value for name, value in spec.items() if name != "stages"})
 
+    def _place(self, name: str) -> int:
+        if name not in self.stages:
+            raise ValueError(f"There is no stage {name!r}; expected one of {', '.join(self.names)}.")
+        return self.names.index(name)
+
     @property
     def names(self) -> list[str]:
         """Names of the stages, from the bottom up."""
@@ -331,7 +336,7 @@ class StageChain(nn.Module):
 
     def windows(self, name: str | None = None) -> list[rf.Window]:
         """Sliding windows from the image up to and including a stage (the last one without a name)."""
-        names = self.names[: self.names.index(name) + 1] if name else self.names
+        names = self.names[: self._place(name) + 1] if name else self.names
         return [window for each in names for window in self[each].windows()]
 
     def receptive_field(self, name: str) -> rf.ReceptiveField:
@@ -344,7 +349,7 @@ class StageChain(nn.Module):
         Detached while training, as in :meth:`forward`.
         """
         maps = (images - self.input_mean) / self.input_std
-        for below in self.names[: self.names.index(name)]:
+        for below in self.names[: self._place(name)]:
             maps = self[below](maps, valid=valid)
         return maps.detach() if self.training else maps
 

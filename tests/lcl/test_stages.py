@@ -435,3 +435,8 @@ def test_chain_refuses_stages_that_do_not_fit():
 def test_images_that_do_not_fit_are_refused(images, match):
     with pytest.raises(ValueError, match=match):
         small()(images)
+
+
+def test_an_unknown_stage_is_named():
+    with pytest.raises(ValueError, match="There is no stage 'V4'; expected one of V1, V2"):
+        LCLV2().receptive_field("V4")
