@@ -5,8 +5,8 @@ PLS with ``scale=False`` does not depend on how the feature axis is rotated, so 
 the features, serves every split of the stimuli, every number of components and every neuron.
 
 The power iteration, its start and its stopping rule are those of scikit-learn's NIPALS (``PLSRegression``, Wegelin
-2000), so results agree to rounding even where the iteration is stopped before it has converged, which is the usual case
-at the default ``tol`` of 1e-6: another solver of the same problem (SIMPLS, an SVD per component) gives other predictions.
+2000), so results agree to rounding even where the iteration is stopped before it has converged, the usual case at the
+default ``tol`` of 1e-6: another solver of the same problem (SIMPLS, an SVD per component) gives other predictions.
 """
 
 import contextlib
@@ -14,24 +14,29 @@ import dataclasses
 import functools
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from scipy.linalg import solve_triangular
-from scipy.linalg.blas import dsymv, dsyr, dsyr2
+from scipy.linalg.blas import dsymv, dsyr, dsyr2  # type: ignore[attr-defined]
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import ThreadpoolController
 
+from neural_fits.coordinates import (
+    BLOCK_BYTES,
+    SampleCoordinates,
+    check_features,
+    check_responses,
+    feature_blocks,
+    sample_coordinates,
+)
 from neural_fits.splits import grouped_kfold_splits, kfold_splits
 
 EPS = float(np.finfo(np.float64).eps)
 
 #: Estimated relative rounding error of a component above which a Gram matrix is given up for a QR factor.
 GRAM_ROUNDING_LIMIT = 2e-12
-
-#: Bytes of one block of features (float64) while a Gram or a factor is formed.
-BLOCK_BYTES = 32 * 2**20
 
 
 @functools.cache
@@ -42,187 +47,6 @@ def _threadpools() -> ThreadpoolController:
 def _one_thread() -> contextlib.AbstractContextManager:
     """BLAS on one thread, for the many tiny products: waking others costs more than they do, far more on a busy CPU."""
     return _threadpools().limit(limits=1, user_api="blas")
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class SampleCoordinates:
-    """Features seen from the stimuli: all that PLS and kernel ridge need of them.
-
-    Attributes
-    ----------
-    kind : {"gram", "qr", "features"}
-        ``"gram"``: ``matrix`` is ``K = Xc Xc'``. ``"qr"`` and ``"features"``: ``matrix`` is a factor ``Z`` with
-        ``Z Z' = Xc Xc'``, from a QR decomposition of ``Xc'`` or the centred features themselves. A factor keeps
-        directions down to 1e-16 of the largest singular value, a Gram down to 1e-8.
-    matrix : ndarray, (stimulus, stimulus) or (stimulus, coordinate), float64
-    mean : ndarray, (feature,), float64
-        Mean over all stimuli that was taken off each feature (``Xc = X - mean``).
-    """
-
-    kind: str
-    matrix: np.ndarray
-    mean: np.ndarray
-
-    @property
-    def n_stimuli(self) -> int:
-        """Number of stimuli."""
-        return self.matrix.shape[0]
-
-    @property
-    def scale(self) -> float:
-        """Upper bound of the largest singular value of the centred features (Frobenius norm)."""
-        norm = float(np.linalg.norm(self.matrix))
-        return math.sqrt(norm) if self.kind == "gram" else norm
-
-    def gram(self) -> np.ndarray:
-        """``Xc Xc'``, (stimulus, stimulus)."""
-        return self.matrix if self.kind == "gram" else self.matrix @ self.matrix.T
-
-    def select(self, stimuli: np.ndarray) -> "SampleCoordinates":
-        """Coordinates of some of the stimuli (still centred by the mean of all)."""
-        matrix = self.matrix[np.ix_(stimuli, stimuli)] if self.kind == "gram" else self.matrix[stimuli]
-        return dataclasses.replace(self, matrix=matrix)
-
-    def apply(self, vectors: np.ndarray) -> np.ndarray:
-        """``Xc Xc' vectors``, for ``vectors`` of shape (stimulus, n)."""
-        return self.matrix @ vectors if self.kind == "gram" else self.matrix @ (self.matrix.T @ vectors)
-
-
-def _check_features(X) -> None:
-    if getattr(X, "ndim", 0) != 2:
-        raise ValueError(
-            f"features have shape {getattr(X, 'shape', None)}; expected (stimulus, feature): flatten the feature map."
-        )
-
-
-def _feature_blocks(X, block_bytes: int) -> Iterator[tuple[slice, np.ndarray | torch.Tensor]]:
-    n, p = X.shape
-    width = max(1, block_bytes // (8 * max(n, 1)))
-    for start in range(0, p, width):
-        where = slice(start, min(start + width, p))
-        block = X[:, where]
-        if isinstance(X, torch.Tensor):
-            block = block.detach().to(torch.float64)
-            finite = bool(torch.isfinite(block).all())
-        else:
-            block = np.asarray(block, dtype=np.float64)
-            finite = bool(np.isfinite(block).all())
-        if not finite:
-            raise ValueError(f"features {where.start} to {where.stop - 1} hold NaN or infinity; expected finite numbers.")
-        yield where, block
-
-
-def sample_coordinates(X, *, kind: str = "auto", block_bytes: int = BLOCK_BYTES) -> SampleCoordinates:
-    """Gram matrix or factor of the features, in one pass over blocks of features.
-
-    ``K = sum over blocks of (X_b - mean_b) (X_b - mean_b)'``. Blocks are turned to float64 one at a time, so float32
-    features in a memory-mapped file are never held in memory whole.
-
-    Parameters
-    ----------
-    X : array or torch.Tensor, (stimulus, feature)
-        Any real type; a ``numpy.memmap`` is read block by block; the work on a CUDA tensor is done on its device.
-    kind : {"auto", "gram", "qr", "features"}
-        ``"auto"``: the features themselves where they are no more than the stimuli, else the Gram.
-    block_bytes : int
-        Bytes of one block in float64.
-
-    Returns
-    -------
-    SampleCoordinates
-
-    Raises
-    ------
-    ValueError
-        If ``X`` is not two-dimensional, holds NaN or infinity, or ``kind`` is unknown.
-
-    Examples
-    --------
-    >>> X = np.random.default_rng(0).standard_normal((5, 1000))
-    >>> coordinates = sample_coordinates(X)
-    >>> coordinates.kind, coordinates.matrix.shape
-    ('gram', (5, 5))
-    >>> Xc = X - X.mean(0)
-    >>> bool(np.allclose(coordinates.matrix, Xc @ Xc.T))
-    True
-    """
-    _check_features(X)
-    if kind not in ("auto", "gram", "qr", "features"):
-        raise ValueError(f"kind is {kind!r}; expected 'auto', 'gram', 'qr' or 'features'.")
-    n, p = X.shape
-    if kind == "auto":
-        kind = "features" if p <= n else "gram"
-    mean = np.empty(p)
-    if kind == "features":
-        centred = np.empty((n, p))
-        for where, block in _feature_blocks(X, block_bytes):
-            block = block.cpu().numpy() if isinstance(block, torch.Tensor) else block
-            mean[where] = block.mean(0)
-            np.subtract(block, mean[where], out=centred[:, where])
-        return SampleCoordinates("features", centred, mean)
-    total = None
-    for where, block in _feature_blocks(X, block_bytes):
-        average = block.mean(0)
-        mean[where] = average.cpu().numpy() if isinstance(average, torch.Tensor) else average
-        block = block - average
-        if kind == "gram":
-            part = block @ block.T
-            total = part if total is None else total.__iadd__(part)
-        else:
-            block = block.cpu().numpy() if isinstance(block, torch.Tensor) else block
-            stacked = block.T if total is None else np.concatenate([total, block.T])
-            total = np.linalg.qr(stacked, mode="r")
-    assert total is not None
-    if isinstance(total, torch.Tensor):
-        total = total.cpu().numpy()
-    return SampleCoordinates(kind, np.ascontiguousarray(total if kind == "gram" else total.T), mean)
-
-
-def check_responses(Y, n_stimuli: int, neuron_ids: Sequence | None = None) -> np.ndarray:
-    """Responses as a float64 array (stimulus, neuron), or an error that names the neurons with missing values.
-
-    Parameters
-    ----------
-    Y : array, (stimulus,) or (stimulus, neuron)
-    n_stimuli : int
-        Number of stimuli of the features.
-    neuron_ids : sequence, optional
-        Names for the error message (default: the column number).
-
-    Returns
-    -------
-    ndarray, (stimulus, neuron), float64
-
-    Raises
-    ------
-    ValueError
-        If the number of stimuli differs, or a response is NaN or infinite.
-
-    Examples
-    --------
-    >>> check_responses([[1.0, np.nan], [2.0, 3.0]], 2, neuron_ids=["a", "b"])
-    Traceback (most recent call last):
-    ...
-    ValueError: responses of 1 of 2 neurons are NaN or infinite for some stimuli (neuron b: 1 of 2); ...
-    """
-    Y = Y.detach().cpu().numpy() if isinstance(Y, torch.Tensor) else np.asarray(Y)
-    Y = np.asarray(Y, dtype=np.float64)
-    Y = Y[:, None] if Y.ndim == 1 else Y
-    if Y.ndim != 2 or Y.shape[0] != n_stimuli or Y.shape[1] == 0:
-        raise ValueError(f"responses have shape {Y.shape}; expected ({n_stimuli} stimuli as in the features, neuron).")
-    bad = (~np.isfinite(Y)).sum(0)
-    if bad.any():
-        worst = np.flatnonzero(bad)
-        names = ", ".join(
-            f"neuron {neuron_ids[i] if neuron_ids is not None else i}: {bad[i]} of {n_stimuli}" for i in worst[:5]
-        )
-        more = ", ..." if len(worst) > 5 else ""
-        raise ValueError(
-            f"responses of {len(worst)} of {Y.shape[1]} neurons are NaN or infinite for some stimuli ({names}{more}); "
-            "leave these neurons or stimuli out, or use a regression that fits each neuron on the stimuli it has "
-            "(Ridge)."
-        )
-    return Y
 
 
 def _power_iteration(M: np.ndarray, start: np.ndarray, *, tol: float, max_iter: int) -> tuple[np.ndarray, int]:
@@ -575,9 +399,9 @@ def pls_splits(
 ) -> tuple[SampleCoordinates, list[DualPLS]]:
     """:func:`pls_dual` in coordinates that are good enough: a Gram, or a QR factor where the Gram has lost digits.
 
-    Squaring the features squares their condition, so a component that lies in weak directions is inexact in a Gram. Each
-    component's rounding error is estimated, ``eps |K| |u|^2 / u'Ku``; above ``GRAM_ROUNDING_LIMIT`` everything is
-    computed again from a QR factor of the centred features, whose error is the square root of that.
+    Squaring the features squares their condition, so a component that lies in weak directions is inexact in a Gram.
+    The rounding error of each component is estimated, ``eps |K| |u|^2 / u'Ku``; above ``GRAM_ROUNDING_LIMIT``
+    everything is computed again from a QR factor of the centred features, whose error is far smaller.
 
     Parameters
     ----------
@@ -621,7 +445,7 @@ def choose_n_components(
     coordinates: SampleCoordinates,
     Y: np.ndarray,
     trains: Sequence[np.ndarray],
-    candidates: Sequence[int],
+    candidates: Sequence[int] | np.ndarray,
     *,
     folds: int = 5,
     groups: np.ndarray | None = None,
@@ -662,7 +486,7 @@ def choose_n_components(
     >>> choose_n_components(sample_coordinates(X), Y, [np.arange(50)], [1, 20])
     array([1])
     """
-    candidates = np.sort(np.asarray(candidates))
+    candidates = np.sort(np.asarray(candidates, dtype=int))
     inner_trains, inner_tests = [], []
     for train in trains:
         if groups is None:
@@ -794,7 +618,7 @@ class PLS:
         ValueError
             If shapes disagree or a value is not finite (neurons are named).
         """
-        _check_features(X)
+        check_features(X)
         self._one = np.ndim(Y) == 1
         Y = check_responses(Y, X.shape[0])
         coordinates, (fit,), (number,) = self._solve(X, Y, [np.arange(len(Y))], groups)
@@ -806,7 +630,7 @@ class PLS:
         self.n_iter_ = fit.n_iter[:k]
         weights = np.empty((X.shape[1], k))
         dual = fit.dual_weights[:, :k]
-        for where, block in _feature_blocks(X, self.block_bytes):
+        for where, block in feature_blocks(X, self.block_bytes):
             if isinstance(block, torch.Tensor):
                 weights[where] = (block.T @ torch.from_numpy(dual.copy()).to(block.device)).cpu().numpy()
             else:
@@ -828,12 +652,12 @@ class PLS:
 
     def predict(self, X, *, n_components: int | None = None) -> np.ndarray:
         """Responses predicted for features ``X`` (stimulus, feature), by the first ``n_components`` (default: all)."""
-        _check_features(X)
+        check_features(X)
         if X.shape[1] != len(self.x_mean_):
             raise ValueError(f"features have {X.shape[1]} columns; expected the {len(self.x_mean_)} that were fitted.")
         k = self.n_components_ if n_components is None else min(n_components, self.n_components_)
         scores = np.zeros((X.shape[0], k))
-        for where, block in _feature_blocks(X, self.block_bytes):
+        for where, block in feature_blocks(X, self.block_bytes):
             block = block.cpu().numpy() if isinstance(block, torch.Tensor) else block
             scores += (block - self.x_mean_[where]) @ self.x_rotations_[where, :k]
         predicted = self.y_mean_ + scores @ self.y_loadings_[:, :k].T
@@ -854,7 +678,7 @@ class PLS:
         -------
         list of ndarray, (test stimulus, neuron)
         """
-        _check_features(X)
+        check_features(X)
         Y = check_responses(Y, X.shape[0])
         pairs = [(np.asarray(train), np.asarray(test)) for train, test in splits]
         coordinates, fits, numbers = self._solve(X, Y, [train for train, _ in pairs], groups)
