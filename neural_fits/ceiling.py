@@ -1,8 +1,8 @@
-"""How much of a recorded response could be predicted at all: reliability of the mean over repeats, by several estimators.
+"""How much of a recorded response could be predicted at all: reliability of the mean over repeats, several estimators.
 
 Responses are arrays (stimulus, repeat, neuron), NaN where a repeat is missing. Every ceiling is the reliability of the
-**mean over repeats**: the share of its variance over stimuli that is signal. None is clipped: an estimate below 0 or above
-1 says that the data cannot tell, and is kept.
+**mean over repeats**: the share of its variance over stimuli that is signal. None is clipped: an estimate below 0 or
+above 1 says that the data cannot tell, and is kept.
 """
 
 import warnings
@@ -111,8 +111,8 @@ def split_half_correlations(responses, halves: np.ndarray) -> np.ndarray:
 
         r = h'G(1-h) / sqrt(h'Gh (1-h)'G(1-h))
 
-    so all splits of a neuron cost one product of (split, pairs of repeats) with (pairs of repeats,), and the responses are
-    read once. Where a neuron misses repeats of some stimuli only, the means over what each half has are formed instead.
+    so all splits of a neuron cost one product of (split, pairs of repeats) with (pairs of repeats,), and the responses
+    are read once. Where a neuron misses repeats of some stimuli only, the means of what each half has are formed.
 
     Parameters
     ----------
@@ -279,8 +279,8 @@ def spearman_brown_ceiling(responses, *, n_splits: int = 1000, seed: int = 1) ->
 def noise_of_mean(responses) -> np.ndarray:
     """Variance of the mean over repeats about the true response, averaged over stimuli.
 
-    ``mean over stimuli of s_i^2 / n_i`` with the unbiased variance ``s_i^2`` over the ``n_i`` repeats of stimulus ``i``:
-    unbiased whatever the noise of each stimulus (Poisson noise grows with the mean).
+    ``mean over stimuli of s_i^2 / n_i`` with the unbiased variance ``s_i^2`` over the ``n_i`` repeats of stimulus
+    ``i``: unbiased whatever the noise of each stimulus (Poisson noise grows with the mean).
 
     Parameters
     ----------
@@ -333,9 +333,9 @@ def mean_over_repeats(responses) -> np.ndarray:
 def explainable_variance(responses) -> np.ndarray:
     """Unbiased signal variance over the variance of the mean response: ``1 - noise / Var(mean)``.
 
-    ``Var`` over stimuli is the unbiased variance of the means, ``noise`` that of :func:`noise_of_mean`. The correction of
-    Haefner & Cumming (2009), Cadena et al. (2019) and Pospisil & Bair (2021), without their assumption that noise is equal
-    for all stimuli. Assumes noise that is independent between repeats and between stimuli.
+    ``Var`` over stimuli is the unbiased variance of the means, ``noise`` that of :func:`noise_of_mean`. The correction
+    of Haefner & Cumming (2009), Cadena et al. (2019) and Pospisil & Bair (2021), without their assumption that noise
+    is equal for all stimuli. Assumes noise that is independent between repeats and between stimuli.
 
     Parameters
     ----------
