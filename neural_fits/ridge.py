@@ -166,7 +166,7 @@ class _HeldOut:
         """Mean squared held-out error (penalty, neuron)."""
         n = len(self.U)
         scaled = self.rotated[neurons] * self.w[penalties, None, :]  # (penalty, neuron, r)
-        residuals = (scaled.reshape(-1, scaled.shape[2]) @ self.U.T).reshape(*scaled.shape[:2], n)
+        residuals = (scaled.flatten(0, 1) @ self.U.T).reshape(*scaled.shape[:2], n)
         if self.rest is not None:
             residuals += self.rest[neurons]
         if self.inverses is None:
@@ -535,7 +535,7 @@ def fit_ridge(
     """
     table = X if K is None else K
     assert table is not None
-    n, q = Y.shape
+    n, q = len(table), Y.shape[1]
     device = table.device
     weights = torch.zeros(table.shape[1], q, dtype=torch.float64, device=device)
     chosen, intercept, at_edge = np.empty(q), np.empty(q), 0
