@@ -175,18 +175,28 @@ def _regular_correlations(responses: np.ndarray, used: np.ndarray, halves: np.nd
 def _irregular_correlations(responses: np.ndarray, present: np.ndarray, halves: np.ndarray) -> np.ndarray:
     filled = np.where(present, responses, 0.0)
     filled -= np.where(present, filled.sum() / max(present.sum(), 1), 0)
-    h = halves.T.astype(np.float64)
+    floor = (1e-13 * (filled**2).sum()) ** 2
     count = present.astype(np.float64)
-    counts = count @ h, count @ (1 - h)  # (stimulus, split)
-    valid = (counts[0] > 0) & (counts[1] > 0)
-    n = valid.sum(0)
-    means = []
-    for total, number in zip((filled @ h, filled @ (1 - h)), counts, strict=True):
-        mean = np.where(valid, total / np.maximum(number, 1), 0)
-        means.append(np.where(valid, mean - mean.sum(0) / np.maximum(n, 1), 0))
-    product = (means[0] ** 2).sum(0) * (means[1] ** 2).sum(0)
-    r = _ratio((means[0] * means[1]).sum(0), product, np.full(len(halves), (1e-13 * (filled**2).sum()) ** 2))
-    return np.where(n >= 3, r, np.nan)
+    r = np.empty(len(halves))
+    width = max(1, 2**16 // len(responses))  # half a megabyte: the tables of one block stay in the cache of a core
+    for start in range(0, len(halves), width):
+        h = halves[start : start + width].T.astype(np.float64)
+        counts = count @ h, count @ (1 - h)  # (stimulus, split)
+        valid = np.minimum(*counts) > 0
+        n = valid.sum(0)
+        means = []
+        for total, number in zip((filled @ h, filled @ (1 - h)), counts, strict=True):
+            total /= np.maximum(number, 1)
+            if (n < len(responses)).any():
+                total *= valid
+            total -= total.sum(0) / np.maximum(n, 1)
+            if (n < len(responses)).any():
+                total *= valid
+            means.append(total)
+        variances = [np.einsum("sb,sb->b", mean, mean) for mean in means]
+        some = _ratio(np.einsum("sb,sb->b", *means), variances[0] * variances[1], np.full(len(n), floor))
+        r[start : start + width] = np.where(n >= 3, some, np.nan)
+    return r
 
 
 def split_half_reliability(responses, *, n_splits: int = 10, seed: int = 1) -> np.ndarray:
