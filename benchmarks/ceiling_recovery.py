@@ -1,7 +1,7 @@
 """Do ceilings and corrected scores find the truth? Fifty simulated recordings whose truth is known.
 
-Each recording: linear-nonlinear neurons (softplus of a weighted sum of rectified features) with Poisson repeats. Half of the
-images fit a ridge regression, the other half is scored. Truth is computed from the noise-free rates to 5,000 further images.
+Each recording: linear-nonlinear neurons (softplus of a weighted sum of rectified features) with Poisson repeats. Half
+of the images fit a ridge regression, the other half is scored. Truth comes from the noise-free rates to 5,000 others.
 Printed: bias, error, and how often the 95 % bootstrap interval over images holds the truth.
 
     python benchmarks/ceiling_recovery.py [--threads N] [--simulations N]
@@ -66,9 +66,7 @@ def main():
         for seed in range(args.simulations):
             for name, truth, estimate, (low, high) in simulate(seed):
                 found.setdefault(name, []).append((truth, estimate, low, high))
-    print(
-        f"{args.simulations} simulations, {N_NEURONS} neurons, {N_IMAGES} images, {N_REPEATS} repeats; means over neurons"
-    )
+    print(f"{args.simulations} simulations, {N_NEURONS} neurons, {N_IMAGES} images, {N_REPEATS} repeats; neuron means")
     print(f"{'':22s} {'truth':>7s} {'estimate':>9s} {'bias':>8s} {'rms error':>10s} {'95 % interval covers':>21s}")
     for name, rows in found.items():
         truth, estimate, low, high = np.array(rows).T

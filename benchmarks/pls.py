@@ -1,8 +1,8 @@
 """PLS in sample coordinates against scikit-learn's PLSRegression(scale=False), and against Brain-Score's metric.
 
-Brain-Score's `pls` metric is scikit-learn's PLSRegression(n_components=25, scale=False) in every split, inside xarray; the
-plain scikit-learn fits timed here are its lower bound. Runs that would take minutes are timed on some of their fits and
-extrapolated: the table says so.
+Brain-Score's `pls` metric is scikit-learn's PLSRegression(n_components=25, scale=False) in every split, inside xarray;
+the plain scikit-learn fits timed here are its lower bound. Runs that would take minutes are timed on some of their fits
+and extrapolated: the table says so.
 
     python benchmarks/pls.py [--threads N] [--rounds N] [--only fit,cv,brainscore]
 """
@@ -46,9 +46,9 @@ def sklearn_fit(X, Y, new):
 
 
 def row(name, ours, theirs, note, error):
+    ratios = f"{theirs[0] / ours[0]:7.0f}x wall {theirs[1] / ours[1]:7.0f}x CPU"
     print(
-        f"{name:44s} {theirs[0]:9.2f} s {ours[0]:8.3f} s {theirs[0] / ours[0]:7.0f}x wall {theirs[1] / ours[1]:7.0f}x CPU"
-        f"   difference {error:.0e}  {note}",
+        f"{name:44s} {theirs[0]:9.2f} s {ours[0]:8.3f} s {ratios}   difference {error:.0e}  {note}",
         flush=True,
     )
 

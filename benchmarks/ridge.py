@@ -27,8 +27,8 @@ def main():
         raise SystemExit("himalaya is not installed; `pip install himalaya` to compare with it.") from error
     header(["numpy", "scipy", "scikit-learn", "torch", "himalaya"], args.threads)
     print(
-        f"{'stimuli x features x neurons':>28s} {'scikit-learn':>13s} {'himalaya':>9s} {'him. kernel':>12s} {'ours LOO':>9s}"
-        f" {'ours 5 folds':>13s}   LOO/sklearn  folds/himalaya  best of all (wall, CPU)"
+        f"{'stimuli x features x neurons':>28s} {'scikit-learn':>13s} {'himalaya':>9s} {'him. kernel':>12s}"
+        f" {'ours LOO':>9s} {'ours 5 folds':>13s}   LOO/sklearn  folds/himalaya  best of all (wall, CPU)"
     )
     for n, p, q in SHAPES:
         rng = np.random.default_rng(0)

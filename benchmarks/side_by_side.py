@@ -53,9 +53,8 @@ def header(packages: list[str], n_threads: int) -> None:
         except importlib.metadata.PackageNotFoundError:
             versions.append(f"{name} absent")
     load = ", ".join(f"{x:.1f}" for x in os.getloadavg())
-    print(
-        f"# {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC, commit {commit}, Python {platform.python_version()}"
-    )
+    now = datetime.datetime.now(datetime.UTC)
+    print(f"# {now:%Y-%m-%d %H:%M} UTC, commit {commit}, Python {platform.python_version()}")
     print(f"# {_processor()}, {os.cpu_count()} cores, {n_threads} threads for each side; load {load} before")
     print(f"# {', '.join(versions)}", flush=True)
 

@@ -165,8 +165,9 @@ def _regular_correlations(responses: np.ndarray, used: np.ndarray, halves: np.nd
     pairs = gram[:, first, second] * twice  # (neuron, pair)
     h = halves.astype(np.float64)
     one = (h[:, first] * h[:, second]) @ pairs.T
-    two = ((1 - h[:, first]) * (1 - h[:, second])) @ pairs.T
-    cross = (pairs.sum(1) - one - two) / 2
+    with_all = h @ gram.sum(2).T  # h'G1
+    cross = with_all - one
+    two = pairs.sum(1) - with_all - cross
     # a response that is constant over stimuli leaves only the rounding of its mean
     squares = np.where(used, np.where(used, responses, 0) ** 2, 0).sum((0, 1))
     return _ratio(cross, one * two, (1e-13 * squares) ** 2)

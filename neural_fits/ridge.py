@@ -650,8 +650,9 @@ class Ridge:
             fit = self._fit(None, as_tensor(coordinates.matrix, _device(X)), Y, groups)
             self.coef_ = np.empty((Y.shape[1], X.shape[1]))
             for where, block in feature_blocks(X, self.block_bytes):
-                centred = as_tensor(block) - as_tensor(coordinates.mean[where], _device(X))
-                self.coef_[:, where] = (fit.weights.T @ centred).cpu().numpy()
+                self.coef_[:, where] = (fit.weights.T @ as_tensor(block)).cpu().numpy()
+            # the dual weights sum to zero, so centring changes only the rounding: the sum times the mean
+            self.coef_ -= np.outer(fit.weights.sum(0).cpu().numpy(), coordinates.mean)
         self.intercept_ = fit.intercept - self.coef_ @ coordinates.mean
         return self
 
