@@ -628,27 +628,48 @@ class PLS:
         self.x_mean_ = coordinates.mean
         self.y_mean_ = self.intercept_ = fit.y_mean
         self.n_iter_ = fit.n_iter[:k]
-        weights = np.empty((X.shape[1], k))
-        dual = fit.dual_weights[:, :k]
+        self._scores, self._loadings, self._triangle = fit.scores[:, :k], fit.y_loadings[:k], fit.triangle[:k, :k]
+        dual = solve_triangular(self._triangle.T, fit.dual_weights[:, :k].T, lower=True, unit_diagonal=True)
+        self._rotations = np.empty((k, X.shape[1]))
         for where, block in feature_blocks(X, self.block_bytes):
             if isinstance(block, torch.Tensor):
-                weights[where] = (block.T @ torch.from_numpy(dual.copy()).to(block.device)).cpu().numpy()
+                self._rotations[:, where] = (torch.from_numpy(dual).to(block.device) @ block).cpu().numpy()
             else:
-                weights[where] = block.T @ dual
+                self._rotations[:, where] = dual @ block
         # the dual weights sum to zero, so centring changes only the rounding: the sum times the mean
-        weights -= np.outer(self.x_mean_, dual.sum(0))
-        sign = np.sign(weights[np.abs(weights).argmax(0), np.arange(k)])
-        rotations = solve_triangular(fit.triangle[:k, :k].T, weights.T, lower=True, unit_diagonal=True).T
-        self.x_weights_ = weights * sign
-        self.x_rotations_ = rotations * sign
-        self.x_scores_ = fit.scores[:, :k] * sign
-        self.y_loadings_ = fit.y_loadings[:k].T * sign
+        self._rotations -= np.outer(dual.sum(1), self.x_mean_)
         return self
+
+    def _weights(self) -> tuple[np.ndarray, np.ndarray]:
+        """Weights (component, feature) and the sign scikit-learn gives each: its largest weight is positive."""
+        weights = self._triangle.T @ self._rotations
+        return weights, np.sign(weights[np.arange(len(weights)), np.abs(weights).argmax(1)])
+
+    @property
+    def x_weights_(self) -> np.ndarray:
+        """Weights (feature, component)."""
+        weights, sign = self._weights()
+        return weights.T * sign
+
+    @property
+    def x_rotations_(self) -> np.ndarray:
+        """Rotations (feature, component): ``x_scores_ = (X - x_mean_) x_rotations_``."""
+        return self._rotations.T * self._weights()[1]
+
+    @property
+    def x_scores_(self) -> np.ndarray:
+        """Scores (stimulus, component)."""
+        return self._scores * self._weights()[1]
+
+    @property
+    def y_loadings_(self) -> np.ndarray:
+        """Loadings of the responses (neuron, component)."""
+        return self._loadings.T * self._weights()[1]
 
     @property
     def coef_(self) -> np.ndarray:
         """Coefficients (neuron, feature)."""
-        return self.y_loadings_ @ self.x_rotations_.T
+        return self._loadings.T @ self._rotations
 
     def predict(self, X, *, n_components: int | None = None) -> np.ndarray:
         """Responses predicted for features ``X`` (stimulus, feature), by the first ``n_components`` (default: all)."""
@@ -659,8 +680,8 @@ class PLS:
         scores = np.zeros((X.shape[0], k))
         for where, block in feature_blocks(X, self.block_bytes):
             block = block.cpu().numpy() if isinstance(block, torch.Tensor) else block
-            scores += (block - self.x_mean_[where]) @ self.x_rotations_[where, :k]
-        predicted = self.y_mean_ + scores @ self.y_loadings_[:, :k].T
+            scores += (block - self.x_mean_[where]) @ self._rotations[:k, where].T
+        predicted = self.y_mean_ + scores @ self._loadings[:k]
         return predicted[:, 0] if self._one else predicted
 
     def cross_predict(self, X, Y, splits, *, groups=None) -> list[np.ndarray]:
