@@ -1,7 +1,7 @@
 """Do ceilings and corrected scores find the truth? Fifty simulated recordings whose truth is known.
 
 Each recording: linear-nonlinear neurons (softplus of a weighted sum of rectified features) with Poisson repeats. Half
-of the images fit a ridge regression, the other half is scored. Truth comes from the noise-free rates to 5,000 others.
+of the images fit a ridge regression, the other half is scored. Truth comes from the noise-free rates to 20,000 others.
 Printed: bias, error, and how often the 95 % bootstrap interval over images holds the truth.
 
     python benchmarks/ceiling_recovery.py [--threads N] [--simulations N]
@@ -15,7 +15,7 @@ from neural_fits.ceiling import CEILINGS
 from neural_fits.ridge import Ridge
 from neural_fits.score import EXPLAINED_VARIANCE
 
-N_IMAGES, N_REPEATS, N_NEURONS, N_TRUTH = 300, 10, 30, 5000
+N_IMAGES, N_REPEATS, N_NEURONS, N_TRUTH = 300, 10, 20, 20_000
 
 
 def simulate(seed):
@@ -44,8 +44,8 @@ def simulate(seed):
     truths |= dict.fromkeys(("feve", "upsilon"), 1 - unexplained / signal)
     for name, truth in truths.items():
         if name in CEILINGS:
-            # 50 halves in the resamples of the split-half ceiling keep the run short
-            options = {"n_splits": 50} if name == "spearman_brown" else {}
+            # 20 halves in the resamples of the split-half ceiling keep the run short
+            options = {"n_splits": 20} if name == "spearman_brown" else {}
 
             def estimate(rows, name=name, options=options):
                 return float(np.mean(CEILINGS[name](responses[rows], **options)))

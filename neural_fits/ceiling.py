@@ -168,9 +168,10 @@ def _regular_correlations(responses: np.ndarray, used: np.ndarray, halves: np.nd
     with_all = h @ gram.sum(2).T  # h'G1
     cross = with_all - one
     two = pairs.sum(1) - with_all - cross
-    # a response that is constant over stimuli leaves only the rounding of its mean
-    squares = np.where(used, np.where(used, responses, 0) ** 2, 0).sum((0, 1))
-    return _ratio(cross, one * two, (1e-13 * squares) ** 2)
+    # a response that is constant over stimuli leaves only the rounding of its mean, an absent half that of the total
+    floor = 1e-13 * np.where(used, np.where(used, responses, 0) ** 2, 0).sum((0, 1))
+    there = (h @ used > 0) & ((1 - h) @ used > 0) & (one > floor) & (two > floor)
+    return np.where(there, _ratio(cross, one * two, floor**2), np.nan)
 
 
 def _irregular_correlations(responses: np.ndarray, present: np.ndarray, halves: np.ndarray) -> np.ndarray:
@@ -346,7 +347,8 @@ def explainable_variance(responses) -> np.ndarray:
 
     ``Var`` over stimuli is the unbiased variance of the means, ``noise`` that of :func:`noise_of_mean`. The correction
     of Haefner & Cumming (2009), Cadena et al. (2019) and Pospisil & Bair (2021), without their assumption that noise
-    is equal for all stimuli. Assumes noise that is independent between repeats and between stimuli.
+    is equal for all stimuli. Assumes noise that is independent between repeats and between stimuli. Signal and total
+    are unbiased, their ratio has a bias that falls as one over the number of stimuli.
 
     Parameters
     ----------

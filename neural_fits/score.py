@@ -143,7 +143,7 @@ class Score:
     n_repeats : str
         Repeats behind each mean response (``"20"``, ``"24-60"``, ``"unknown"``).
     interval_neurons, interval_images : tuple of float
-        Bootstrap intervals of ``value`` over neurons (images fixed) and over images (neurons and ceiling fixed).
+        BCa bootstrap intervals of ``value`` over neurons (images fixed) and over images (neurons and ceiling fixed).
     confidence : float
         Of the intervals.
     left_out : dict of str to int
@@ -280,31 +280,50 @@ def score_predictions(
     r, reliability = r[:, kept], reliability[:, kept]
     apply = RULES[rule]
     rng = np.random.default_rng(seed)
-    over_neurons = []
-    for _ in range(n_bootstrap):
-        drawn = rng.integers(0, len(kept), len(kept))
-        over_neurons.append(float(apply(r[:, drawn], reliability[:, drawn])))
-    counts = resampled_counts(n_images, n_resamples=n_bootstrap, seed=seed + 1, groups=groups)
+    everyone = np.arange(len(kept))
+    over_neurons = np.array(
+        [
+            float(apply(r[:, drawn], reliability[:, drawn]))
+            for drawn in rng.integers(0, len(kept), (n_bootstrap, len(kept)))
+        ]
+    )
+    without_neuron = np.array(
+        [float(apply(r[:, drawn], reliability[:, drawn])) for drawn in (np.delete(everyone, i) for i in everyone)]
+    )
+    held_out = np.unique(np.concatenate([np.asarray(test) for test in tests]))
+    unit = held_out if groups is None else np.unique(np.asarray(groups)[held_out], return_inverse=True)[1]
+    names = np.unique(unit)
+    counts = np.zeros((n_bootstrap + len(names), n_images))
+    counts[:n_bootstrap, held_out] = resampled_counts(
+        len(held_out), n_resamples=n_bootstrap, seed=seed + 1, groups=None if groups is None else unit
+    )
+    counts[n_bootstrap:, held_out] = unit != names[:, None]  # each image, or group of images, left out in turn
     over_images = []
-    for start in range(0, n_bootstrap, 100):
+    for start in range(0, len(counts), 100):
         some = counts[start : start + 100]
         resampled = [
             weighted_correlations(predicted[:, kept], measured[:, kept], some[:, test])
             for (predicted, measured), test in zip(parts, tests, strict=True)
         ]
         over_images.append(apply(np.stack(resampled, 1), reliability))
+    over_images = np.concatenate(over_images)
+    value = float(apply(r, reliability))
     return Score(
-        value=float(apply(r, reliability)),
+        value=value,
         rule=rule,
         ceiling=ceiling,
         raw=float(median_correlation(r)),
         reliability=float(np.mean(_median(reliability))),
         n_neurons=len(kept),
-        n_images=len(np.unique(np.concatenate([np.asarray(test) for test in tests]))),
+        n_images=len(held_out),
         n_splits=len(tests),
         n_repeats=str(n_repeats),
-        interval_neurons=percentile_interval(np.array(over_neurons), confidence=confidence),
-        interval_images=percentile_interval(np.concatenate(over_images or [np.empty(0)]), confidence=confidence),
+        interval_neurons=percentile_interval(
+            over_neurons, estimate=value, jackknife=without_neuron, confidence=confidence
+        ),
+        interval_images=percentile_interval(
+            over_images[:n_bootstrap], estimate=value, jackknife=over_images[n_bootstrap:], confidence=confidence
+        ),
         confidence=confidence,
         left_out=left_out,
         negative=int((_mean_of_splits(r) < 0).sum()),

@@ -216,3 +216,14 @@ def test_bad_responses_are_named():
     responses[2, :5, 4] = 1.0
     with pytest.raises(ValueError, match="complete repeats"):
         upsilon(predicted, responses)
+
+
+def test_groups_of_images_are_resampled_together():
+    _, responses, predicted = example(60, 12)
+    frames = np.repeat(np.arange(6), 10)  # six movies of ten frames that are all the same
+    alike = lambda x: x[np.arange(0, 60, 10)][frames]  # noqa: E731
+    measured, predicted = alike(responses.mean(1)), alike(predicted)
+    common = {"reliability": np.full(12, 0.9), "rule": "raw", "n_bootstrap": 300}
+    single = score_predictions([predicted], measured, [np.arange(60)], **common)
+    whole = score_predictions([predicted], measured, [np.arange(60)], groups=frames, **common)
+    assert np.ptp(whole.interval_images) > 1.5 * np.ptp(single.interval_images)
