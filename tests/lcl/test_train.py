@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -413,3 +414,24 @@ def test_arrays_can_be_trained_on(tmp_path):
     pictures = [np.random.default_rng(i).integers(0, 255, (64, 80, 3), dtype=np.uint8) for i in range(20)]
     quiet(SMALL, tmp_path / "run", open_images(pictures))
     assert (tmp_path / "run" / "weights.safetensors").exists()
+
+
+def test_tensorboard_events_hold_the_metrics(tmp_path, store):
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    quiet(dataclasses.replace(SMALL, tensorboard=True), tmp_path / "run", store)
+    events = event_accumulator.EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    written = [event.value for event in events.Scalars("V1/loss")]
+    logged = [line["loss"] for line in metrics(tmp_path / "run") if line["stage"] == "V1"]
+    assert written == pytest.approx(logged, rel=1e-6)
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own
+def test_a_compiled_stage_trains(tmp_path, store):
+    config = dataclasses.replace(SMALL, compile=True, steps=(2, 0))
+    compiled = quiet(config, tmp_path / "compiled", store)
+    plain = quiet(dataclasses.replace(config, compile=False), tmp_path / "plain", store)
+    for name, tensor in plain.state_dict().items():
+        torch.testing.assert_close(compiled.state_dict()[name], tensor, rtol=1e-2, atol=1e-2, msg=name)
+    assert lcl.load(tmp_path / "compiled").names == ["V1", "V2"]
