@@ -169,7 +169,7 @@ def counter_generator(*numbers: int) -> torch.Generator:
     >>> torch.rand((), generator=counter_generator(0, 1)) == torch.rand((), generator=counter_generator(0, 1))
     tensor(True)
     """
-    return torch.Generator().manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1))
+    return torch.Generator().manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]) >> 1)
 
 
 class Stream:

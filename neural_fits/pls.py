@@ -629,7 +629,9 @@ class PLS:
         self.y_mean_ = self.intercept_ = fit.y_mean
         self.n_iter_ = fit.n_iter[:k]
         self._scores, self._loadings, self._triangle = fit.scores[:, :k], fit.y_loadings[:k], fit.triangle[:k, :k]
-        dual = solve_triangular(self._triangle.T, fit.dual_weights[:, :k].T, lower=True, unit_diagonal=True)
+        dual = fit.dual_weights[:, :k].T
+        if k:  # scipy before 1.13 refuses an empty system
+            dual = solve_triangular(self._triangle.T, dual, lower=True, unit_diagonal=True)
         self._rotations = np.empty((k, X.shape[1]))
         for where, block in feature_blocks(X, self.block_bytes):
             if isinstance(block, torch.Tensor):

@@ -276,6 +276,8 @@ def smallest_cv_error(
 def _eigh(symmetric: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     if symmetric.is_cuda:
         return torch.linalg.eigh(symmetric)
+    if len(symmetric) == 1:  # scipy before 1.12 asks LAPACK for too little work space here
+        return symmetric[0].clone(), torch.ones_like(symmetric)
     # divide and conquer, a quarter faster than the same routine through torch or numpy
     values, vectors = scipy.linalg.eigh(symmetric.numpy(), driver="evd", check_finite=False)
     return torch.from_numpy(values), torch.from_numpy(vectors)

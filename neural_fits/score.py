@@ -43,8 +43,8 @@ def median_correlation(r: np.ndarray, reliability: np.ndarray | None = None) -> 
 
     Examples
     --------
-    >>> median_correlation(np.array([[0.2, 0.4, 0.9], [0.0, 0.2, 0.3]])).round(2)
-    np.float64(0.3)
+    >>> round(float(median_correlation(np.array([[0.2, 0.4, 0.9], [0.0, 0.2, 0.3]]))), 2)
+    0.3
     """
     return np.mean(_median(r), axis=-1)
 
@@ -65,8 +65,8 @@ def r2_over_ceiling(r: np.ndarray, reliability: np.ndarray) -> np.ndarray:
 
     Examples
     --------
-    >>> r2_over_ceiling(np.array([[0.466]]), np.array([[0.873]])).round(4)
-    np.float64(0.2487)
+    >>> round(float(r2_over_ceiling(np.array([[0.466]]), np.array([[0.873]]))), 4)
+    0.2487
     """
     return median_correlation(r) ** 2 / np.mean(_median(reliability), axis=-1)
 
@@ -85,8 +85,8 @@ def r_over_ceiling_squared(r: np.ndarray, reliability: np.ndarray) -> np.ndarray
 
     Examples
     --------
-    >>> r_over_ceiling_squared(np.array([[0.466]]), np.array([[0.873]])).round(4)
-    np.float64(0.2849)
+    >>> round(float(r_over_ceiling_squared(np.array([[0.466]]), np.array([[0.873]]))), 4)
+    0.2849
     """
     return (median_correlation(r) / np.mean(_median(reliability), axis=-1)) ** 2
 
@@ -108,8 +108,8 @@ def noise_corrected_per_neuron(r: np.ndarray, reliability: np.ndarray) -> np.nda
 
     Examples
     --------
-    >>> noise_corrected_per_neuron(np.array([[0.6, 0.3, -0.3]]), np.array([[0.9, 0.6, 0.5]])).round(3)
-    np.float64(0.15)
+    >>> round(float(noise_corrected_per_neuron(np.array([[0.6, 0.3, -0.3]]), np.array([[0.9, 0.6, 0.5]]))), 3)
+    0.15
     """
     r = _mean_of_splits(r)
     return _median(np.copysign(r**2, r) / _mean_of_splits(reliability))
