@@ -166,7 +166,9 @@ class Config:
         if unknown := set(values) - known:
             wrong, right = ", ".join(sorted(unknown)), ", ".join(sorted(known))
             raise ValueError(f"Unknown settings {wrong}; this version knows {right}.")
-        plain = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        plain: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+        }
         if isinstance(plain.get("deformation"), dict):
             plain["deformation"] = Deformation(**plain["deformation"])
         return cls(**plain)

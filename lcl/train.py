@@ -229,11 +229,7 @@ class Stream:
         regions = torch.from_numpy(pixels).permute(0, 3, 1, 2)
         if self.device.type == "cuda":
             regions = regions.pin_memory()
-        drawn = [
-            value[own].to(self.device, non_blocking=True) if isinstance(value, Tensor) else value
-            for value in parameters
-        ]
-        return regions.to(self.device, non_blocking=True), ViewParameters(*drawn)
+        return regions.to(self.device, non_blocking=True), parameters.part(own).to(self.device)
 
     def pairs(self, regions: Tensor, parameters: ViewParameters) -> Tensor:
         """Views (B, 2, C, P, P) of source regions."""
@@ -499,7 +495,8 @@ def train(
     say = say if main else (lambda line: None)
     if not resume and run.exists() and any(run.iterdir()):
         raise FileExistsError(f"{run} is not empty; choose another --out, or go on with `lcl train --resume {run}`.")
-    model = build(config).to(device).to(memory_format=torch.channels_last)
+    model = build(config).to(device=device)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     store = store or open_store(config, model, progress=progress and main)
     say(store.summary())
     train_images, _ = split(len(store), config.held_out, config.seed)

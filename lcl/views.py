@@ -132,6 +132,26 @@ class ViewParameters(NamedTuple):
     offset: Tensor
     noise_start: int
 
+    def part(self, rows: slice) -> ViewParameters:
+        """Those of some of the pairs."""
+        return self._replace(
+            matrix=self.matrix[rows],
+            shift_px=self.shift_px[rows],
+            control_px=None if self.control_px is None else self.control_px[rows],
+            gain=self.gain[rows],
+            offset=self.offset[rows],
+        )
+
+    def to(self, device: torch.device) -> ViewParameters:
+        """The same on another device."""
+        return self._replace(
+            matrix=self.matrix.to(device, non_blocking=True),
+            shift_px=self.shift_px.to(device, non_blocking=True),
+            control_px=None if self.control_px is None else self.control_px.to(device, non_blocking=True),
+            gain=self.gain.to(device, non_blocking=True),
+            offset=self.offset.to(device, non_blocking=True),
+        )
+
 
 def reference_px(rule: str, sizes_px: list[int], stage: int) -> float:
     """Length by which a stage's amplitudes are multiplied.
@@ -427,8 +447,7 @@ def views(regions: Tensor, parameters: ViewParameters, side_px: int, *, noise: T
     pairs = []
     for start in range(0, batch, chunk):
         part = slice(start, start + chunk)
-        drawn = ViewParameters(*(value[part] if isinstance(value, Tensor) else value for value in parameters))
-        pairs.append(_views(regions[part], drawn, side_px, None if noise is None else noise[part]))
+        pairs.append(_views(regions[part], parameters.part(part), side_px, None if noise is None else noise[part]))
     return torch.cat(pairs)
 
 

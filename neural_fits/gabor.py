@@ -336,54 +336,67 @@ def _levenberg_marquardt(
         residual = data - np.einsum("nbp,nb->np", basis, weights)
         return natural, slope, basis, weights, residual
 
-    damping = np.full(len(free), 1e-2)
-    natural, slope, basis, weights, residual = evaluate(free)
-    error = (residual**2).sum(axis=1)
+    damping: Array = np.full(len(free), 1e-2)
+    state = evaluate(free)
+    error: Array = (state[4] ** 2).sum(axis=1)
     for _ in range(iterations):
-        x0, y0, wave, frequency, across, along = (p[:, None] for p in natural.T)
-        u, v = _across_along(x - x0, y - y0, wave)
-        even = np.einsum("nbp,nb->np", basis, weights)  # the fitted function
-        odd = basis[:, 0] * weights[:, 1:] - basis[:, 1] * weights[:, :1]  # its derivative with respect to the angle
-        du, dv = -even * u / across**2 + odd * 2 * np.pi * frequency, -even * v / along**2
-        cos, sin = np.cos(wave), np.sin(wave)
-        jacobian = np.stack(
-            [
-                -du * cos + dv * sin,
-                -du * sin - dv * cos,
-                du * v - dv * u,
-                odd * 2 * np.pi * u,
-                even * u**2 / across**3,
-                even * v**2 / along**3,
-            ],
-            axis=1,
-        )
-        jacobian *= slope[:, :, None]
-        # Kaufman's projection: what the two linear weights can absorb is taken out of the Jacobian.
-        gram = np.einsum("nap,nbp->nab", basis, basis) + 1e-9 * np.eye(2)
-        jacobian -= np.einsum(
-            "njb,nbp->njp", np.linalg.solve(gram, np.einsum("nbp,njp->nbj", basis, jacobian)).swapaxes(1, 2), basis
-        )
-        normal = np.einsum("njp,nkp->njk", jacobian, jacobian)
-        gradient = np.einsum("njp,np->nj", jacobian, residual)
-        diagonal = np.einsum("njj->nj", normal)
-        lift = damping[:, None] * (diagonal + 1e-8 * diagonal.max(axis=1, keepdims=True) + 1e-12)
-        step = np.linalg.solve(normal + lift[:, :, None] * np.eye(6), gradient[..., None])[..., 0]
-        trial = free + np.clip(step, -1.0, 1.0)
+        trial = free + _damped_step(*state, damping, x, y)
         candidate = evaluate(trial)
-        trial_error = (candidate[-1] ** 2).sum(axis=1)
+        trial_error: Array = (candidate[4] ** 2).sum(axis=1)
         better = trial_error < error
         damping = np.clip(np.where(better, damping * 0.3, damping * 4.0), 1e-9, 1e9)
         if not better.any():
             if (damping > 1e6).all():
                 break
             continue
-        free = np.where(better[:, None], trial, free)
-        error = np.where(better, trial_error, error)
-        natural, slope, basis, weights, residual = (
-            np.where(better.reshape((-1,) + (1,) * (new.ndim - 1)), new, old)
-            for new, old in zip(candidate, (natural, slope, basis, weights, residual), strict=True)
+        free = _where(better, trial, free)
+        error = _where(better, trial_error, error)
+        state = (
+            _where(better, candidate[0], state[0]),
+            _where(better, candidate[1], state[1]),
+            _where(better, candidate[2], state[2]),
+            _where(better, candidate[3], state[3]),
+            _where(better, candidate[4], state[4]),
         )
     return free, error
+
+
+def _where(chosen: NDArray[np.bool_], new: Array, old: Array) -> Array:
+    return np.where(chosen.reshape((-1,) + (1,) * (new.ndim - 1)), new, old)
+
+
+def _damped_step(
+    natural: Array, slope: Array, basis: Array, weights: Array, residual: Array, damping: Array, x: Array, y: Array
+) -> Array:
+    x0, y0, wave, frequency, across, along = (p[:, None] for p in natural.T)
+    u, v = _across_along(x - x0, y - y0, wave)
+    even: Array = np.einsum("nbp,nb->np", basis, weights)  # the fitted function
+    odd: Array = basis[:, 0] * weights[:, 1:] - basis[:, 1] * weights[:, :1]  # its derivative with respect to the angle
+    du: Array = -even * u / across**2 + odd * 2 * np.pi * frequency
+    dv: Array = -even * v / along**2
+    cos, sin = np.cos(wave), np.sin(wave)
+    jacobian: Array = np.stack(
+        [
+            -du * cos + dv * sin,
+            -du * sin - dv * cos,
+            du * v - dv * u,
+            odd * 2 * np.pi * u,
+            even * u**2 / across**3,
+            even * v**2 / along**3,
+        ],
+        axis=1,
+    )
+    jacobian = jacobian * slope[:, :, None]
+    # Kaufman's projection: what the two linear weights can absorb is taken out of the Jacobian.
+    gram = np.einsum("nap,nbp->nab", basis, basis) + 1e-9 * np.eye(2)
+    absorbed = np.linalg.solve(gram, np.einsum("nbp,njp->nbj", basis, jacobian))
+    jacobian = jacobian - np.einsum("nbj,nbp->njp", absorbed, basis)
+    normal: Array = np.einsum("njp,nkp->njk", jacobian, jacobian)
+    gradient: Array = np.einsum("njp,np->nj", jacobian, residual)
+    diagonal: Array = np.einsum("njj->nj", normal)
+    lift = damping[:, None] * (diagonal + 1e-8 * diagonal.max(axis=1, keepdims=True) + 1e-12)
+    step = np.linalg.solve(normal + lift[:, :, None] * np.eye(6), gradient[..., None])[..., 0]
+    return np.clip(step, -1.0, 1.0)
 
 
 def grating_tuning(filters: ArrayLike, *, orientations: int = 36, frequencies: int = 24) -> GratingTuning:
