@@ -29,7 +29,7 @@ from lcl.checkpoint import FORMAT, load, provenance, read_json, replacing, write
 from lcl.config import Config
 from lcl.images import ImageStore
 from lcl.stages import StageChain
-from lcl.train import Stream, build, choose_device, geometry, open_store, split, train
+from lcl.train import Geometry, Stream, build, choose_device, geometry, open_store, split, train
 from lcl.views import AMPLITUDE_RULES
 
 #: What is held fixed, and the setting that then follows the rule.
@@ -54,6 +54,32 @@ def conditions(rules: Sequence[str] = AMPLITUDE_RULES) -> list[tuple[str, str]]:
     [('patch side', 'matched'), ('patch side', 'under'), ('amplitude', 'matched'), ('amplitude', 'under')]
     """
     return [(held, rule) for held in HELD_FIXED for rule in rules]
+
+
+def condition_geometry(config: Config, held_fixed: str, rule: str) -> tuple[Geometry, ...]:
+    """Patches and deformations of every stage under a condition; two conditions that share them are one.
+
+    Parameters
+    ----------
+    config : Config
+        The matched configuration.
+    held_fixed : str
+        A key of :data:`HELD_FIXED`, or empty for the matched configuration itself.
+    rule : str
+
+    Returns
+    -------
+    tuple of Geometry
+
+    Examples
+    --------
+    >>> [shape.side_px for shape in condition_geometry(Config(), "amplitude", "over")]
+    [67, 67]
+    """
+    if held_fixed:
+        config = dataclasses.replace(config, **{HELD_FIXED[held_fixed]: rule})
+    model = build(config)
+    return tuple(geometry(model, config, name) for name in model.names)
 
 
 def class_labels(names: Sequence[str]) -> np.ndarray | None:
@@ -221,9 +247,7 @@ def ablate(
     device = choose_device(config.device)
     store = open_store(config, build(config), progress=progress)
     needed = max(
-        geometry(build(config), dataclasses.replace(config, **{HELD_FIXED[held]: rule}), name).region_px
-        for held, rule in conditions(rules)
-        for name in build(config).names
+        shape.region_px for held, rule in conditions(rules) for shape in condition_geometry(config, held, rule)
     )
     if store.sizes.min() < needed:
         raise ValueError(
@@ -236,9 +260,11 @@ def ablate(
         if any((row["held_fixed"], row["rule"], row["seed"]) == (held, rule, seed) for row in rows):
             continue
         matched = dataclasses.replace(config, seed=seed)
-        twin = next((row for row in rows if rule == "matched" and row["rule"] == rule and row["seed"] == seed), None)
-        if twin is not None:  # matched amplitudes on matched patches: one model serves both comparisons
-            row = {**twin, "held_fixed": held}
+        shape = condition_geometry(matched, held, rule)
+        same = [row for row in rows if row["seed"] == seed and row["rule"] != "untrained"]
+        twin = next((r for r in same if condition_geometry(matched, r["held_fixed"], r["rule"]) == shape), None)
+        if rule != "untrained" and twin is not None:  # the same patches and views make the same model
+            row = {**twin, "held_fixed": held, "rule": rule}
         else:
             if rule == "untrained":
                 model = build(matched).to(device)
