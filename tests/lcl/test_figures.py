@@ -325,6 +325,7 @@ def test_a_name_with_dollars_is_shown_as_it_is():
         figures.ablation([{"rule": name, "held_fixed": name, "seed": 0, name: 1.0}]),
     ):
         FigureCanvasAgg(figure).draw()
+        assert any("frac" in text.get_text() for text in figure.findobj(mpl.text.Text))
 
 
 @pytest.mark.parametrize(
