@@ -62,6 +62,11 @@ MEASURES = {
         f"Share of filters with r² ≥ {GABOR_R2:g} for the best Gabor function and an orientation selectivity "
         f"(preferred − orthogonal) / (preferred + orthogonal) ≥ {TUNED_SELECTIVITY:.2f} for gratings.",
     ),
+    "gabor_one_cycle_fraction": (
+        "Gabor-like, at least one cycle",
+        "Share of filters that are Gabor-like and prefer a grating of at least one cycle per filter; a single step edge "
+        "is Gabor-like and does not.",
+    ),
     "gabor_fitted_fraction": ("Filters a Gabor fits", f"Share of filters with r² ≥ {GABOR_R2:g}."),
     "orientation_tuned_fraction": (
         "Filters tuned for orientation",
