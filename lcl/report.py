@@ -64,8 +64,8 @@ MEASURES = {
     ),
     "gabor_one_cycle_fraction": (
         "Gabor-like, at least one cycle",
-        "Share of filters that are Gabor-like and prefer a grating of at least one cycle per filter; a single step edge "
-        "is Gabor-like and does not.",
+        "Share of filters that are Gabor-like and prefer a grating of at least one cycle per filter; a single step "
+        "edge is Gabor-like and does not.",
     ),
     "gabor_fitted_fraction": ("Filters a Gabor fits", f"Share of filters with r² ≥ {GABOR_R2:g}."),
     "orientation_tuned_fraction": (
