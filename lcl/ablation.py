@@ -176,7 +176,7 @@ def measure(model: StageChain, config: Config, store: ImageStore, device: torch.
     """
     first = model.names[0]
     filters = model[first].conv.weight.detach().float().cpu().numpy()
-    measures = {f"{first} Gabor-like filters (fraction)": filter_numbers(filters, 1.0)["gabor_fraction"]}
+    measures = {f"{first} Gabor-like (fraction)": filter_numbers(filters, 1.0)["gabor_fraction"]}
     held = store.subset(split(len(store), config.held_out, config.seed)[1])
     for number, name in enumerate(model.names):
         stream = Stream(
@@ -188,11 +188,11 @@ def measure(model: StageChain, config: Config, store: ImageStore, device: torch.
             device=device,
         )
         numbers, _ = held_out_loss(model, name, stream, readout="centre", weight=1.0)
-        measures[f"{name} features that survive (effective number)"] = numbers["shared_dimension"]
+        measures[f"{name} surviving features (number)"] = numbers["shared_dimension"]
     labels = class_labels(store.names)
     if labels is not None:
         accuracy = probe_accuracy(model, store, labels, seed=config.seed, device=device)
-        measures[f"classes named from {model.names[-1]} (share correct)"] = accuracy
+        measures[f"classes from {model.names[-1]} (fraction)"] = accuracy
     return measures
 
 
