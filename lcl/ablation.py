@@ -25,12 +25,13 @@ import torch
 import torch.nn.functional as F
 
 from lcl.analysis import filter_numbers, held_out_loss
-from lcl.checkpoint import FORMAT, load, provenance, read_json, replacing, write_json
+from lcl.checkpoint import FORMAT, load, provenance, read_json, write_json
 from lcl.config import Config
 from lcl.images import ImageStore
 from lcl.stages import StageChain
 from lcl.train import Geometry, Stream, build, choose_device, geometry, open_store, split, train
 from lcl.views import AMPLITUDE_RULES
+from stimuli.files import replacing
 
 #: What is held fixed, and the setting that then follows the rule.
 HELD_FIXED = {"patch side": "amplitudes", "amplitude": "patches"}

@@ -22,8 +22,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -34,40 +33,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lcl.stages import StageChain
+from stimuli.files import replacing
 
 #: Raised when a file of the run folder changes its meaning.
 FORMAT = 1
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Temporary name beside a file, renamed to it at the end and removed after an error.
-
-    Parameters
-    ----------
-    path : Path
-        The file to write.
-
-    Yields
-    ------
-    Path
-        The name to write to.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> path = Path(tempfile.mkdtemp()) / "a.txt"
-    >>> with replacing(path) as partial:
-    ...     _ = partial.write_text("whole")
-    >>> path.read_text(), [each.name for each in path.parent.iterdir()]
-    ('whole', ['a.txt'])
-    """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:

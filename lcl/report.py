@@ -23,9 +23,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from lcl import figures
-from lcl.checkpoint import check_format, read_json, read_tensors, replacing
+from lcl.checkpoint import check_format, read_json, read_tensors
 from neural_fits.gabor import GABOR_R2, TUNED_SELECTIVITY, fit_gabor, grating_tuning, is_gabor
 from stimuli.display import PIXELS_PER_DEGREE
+from stimuli.files import replacing
 
 #: Pixels of a PNG per inch of its figure; a browser shows an inch as 96.
 DOTS_PER_INCH = 168
