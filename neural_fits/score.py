@@ -20,14 +20,28 @@ def _median(values: np.ndarray) -> np.ndarray:
         return np.nanmedian(values, axis=-1)
 
 
-def _mean_of_splits(values: np.ndarray) -> np.ndarray:
+def _mean_of_splits(values: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     """Mean over splits (second last axis) of each neuron, over the splits where it is defined."""
+    if weights is not None:
+        w = np.where(np.isnan(values), 0, weights[..., None])
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return (w * np.nan_to_num(values)).sum(-2) / w.sum(-2)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         return np.nanmean(values, axis=-2)
 
 
-def median_correlation(r: np.ndarray, reliability: np.ndarray | None = None) -> np.ndarray:
+def _mean_of_medians(values: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """Mean over splits (second last axis) of the median over neurons (last axis)."""
+    medians = _median(values)
+    if weights is None:
+        return np.mean(medians, axis=-1)
+    return np.where(weights > 0, weights * medians, 0).sum(-1) / weights.sum(-1)
+
+
+def median_correlation(
+    r: np.ndarray, reliability: np.ndarray | None = None, weights: np.ndarray | None = None
+) -> np.ndarray:
     """Raw score: median over neurons of the correlation, mean over splits. ``reliability`` is not used.
 
     Parameters
@@ -36,6 +50,8 @@ def median_correlation(r: np.ndarray, reliability: np.ndarray | None = None) -> 
         Correlation of predicted and measured responses to held-out images.
     reliability : ndarray, (split, neuron), optional
         Reliability of the mean response; its splits (of repeats) are others than those of ``r``.
+    weights : ndarray, (..., split), optional
+        Of the splits, equal without it; resampled images give them.
 
     Returns
     -------
@@ -46,10 +62,10 @@ def median_correlation(r: np.ndarray, reliability: np.ndarray | None = None) -> 
     >>> round(float(median_correlation(np.array([[0.2, 0.4, 0.9], [0.0, 0.2, 0.3]]))), 2)
     0.3
     """
-    return np.mean(_median(r), axis=-1)
+    return _mean_of_medians(r, weights)
 
 
-def r2_over_ceiling(r: np.ndarray, reliability: np.ndarray) -> np.ndarray:
+def r2_over_ceiling(r: np.ndarray, reliability: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     """Brain-Score's rule since December 2025: ``(median r)^2 / median reliability``; the ceiling is not squared.
 
     The square hides the sign of the median correlation; :class:`Score` shows it beside.
@@ -58,6 +74,8 @@ def r2_over_ceiling(r: np.ndarray, reliability: np.ndarray) -> np.ndarray:
     ----------
     r : ndarray, (..., split, neuron)
     reliability : ndarray, (split, neuron)
+    weights : ndarray, (..., split), optional
+        Of the splits, equal without it; resampled images give them.
 
     Returns
     -------
@@ -68,16 +86,18 @@ def r2_over_ceiling(r: np.ndarray, reliability: np.ndarray) -> np.ndarray:
     >>> round(float(r2_over_ceiling(np.array([[0.466]]), np.array([[0.873]]))), 4)
     0.2487
     """
-    return median_correlation(r) ** 2 / np.mean(_median(reliability), axis=-1)
+    return median_correlation(r, weights=weights) ** 2 / np.mean(_median(reliability), axis=-1)
 
 
-def r_over_ceiling_squared(r: np.ndarray, reliability: np.ndarray) -> np.ndarray:
+def r_over_ceiling_squared(r: np.ndarray, reliability: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     """Brain-Score's rule until December 2025: ``(median r / median reliability)^2``.
 
     Parameters
     ----------
     r : ndarray, (..., split, neuron)
     reliability : ndarray, (split, neuron)
+    weights : ndarray, (..., split), optional
+        Of the splits, equal without it; resampled images give them.
 
     Returns
     -------
@@ -88,10 +108,10 @@ def r_over_ceiling_squared(r: np.ndarray, reliability: np.ndarray) -> np.ndarray
     >>> round(float(r_over_ceiling_squared(np.array([[0.466]]), np.array([[0.873]]))), 4)
     0.2849
     """
-    return (median_correlation(r) / np.mean(_median(reliability), axis=-1)) ** 2
+    return (median_correlation(r, weights=weights) / np.mean(_median(reliability), axis=-1)) ** 2
 
 
-def noise_corrected_per_neuron(r: np.ndarray, reliability: np.ndarray) -> np.ndarray:
+def noise_corrected_per_neuron(r: np.ndarray, reliability: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     """Noise-corrected explained variance of each neuron, ``r_n^2 / reliability_n``; median over neurons.
 
     ``r_n`` and ``reliability_n`` are means over splits. The square keeps the sign of ``r_n``: a neuron that is
@@ -101,6 +121,8 @@ def noise_corrected_per_neuron(r: np.ndarray, reliability: np.ndarray) -> np.nda
     ----------
     r : ndarray, (..., split, neuron)
     reliability : ndarray, (split, neuron)
+    weights : ndarray, (..., split), optional
+        Of the splits, equal without it; resampled images give them.
 
     Returns
     -------
@@ -111,7 +133,7 @@ def noise_corrected_per_neuron(r: np.ndarray, reliability: np.ndarray) -> np.nda
     >>> round(float(noise_corrected_per_neuron(np.array([[0.6, 0.3, -0.3]]), np.array([[0.9, 0.6, 0.5]]))), 3)
     0.15
     """
-    r = _mean_of_splits(r)
+    r = _mean_of_splits(r, weights)
     return _median(np.copysign(r**2, r) / _mean_of_splits(reliability))
 
 
@@ -264,8 +286,69 @@ def score_predictions(
       5 neurons, 40 images, 20 repeats, 2 splits; 0 neurons with negative r
       no neuron left out
     """
-    if rule not in RULES:
-        raise ValueError(f"rule is {rule!r}; expected one of {', '.join(RULES)}.")
+    return score_by_rules(
+        predictions,
+        responses,
+        tests,
+        reliability,
+        rules=[rule],
+        ceiling=ceiling,
+        min_reliability=min_reliability,
+        n_repeats=n_repeats,
+        groups=groups,
+        n_bootstrap=n_bootstrap,
+        confidence=confidence,
+        seed=seed,
+    )[rule]
+
+
+def score_by_rules(
+    predictions: Sequence[np.ndarray],
+    responses: np.ndarray,
+    tests: Sequence[np.ndarray],
+    reliability: np.ndarray,
+    *,
+    rules: Sequence[str] = tuple(RULES),
+    ceiling: str = "spearman_brown",
+    min_reliability: float | None = None,
+    n_repeats: str | int = "unknown",
+    groups: np.ndarray | None = None,
+    n_bootstrap: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Score]:
+    """Score held-out predictions by several rules; the images are resampled once for all of them.
+
+    Parameters
+    ----------
+    predictions, responses, tests, reliability
+        As in :func:`score_predictions`.
+    rules : sequence of str
+        Names in ``RULES``.
+    ceiling, min_reliability, n_repeats, groups, n_bootstrap, confidence, seed
+        As in :func:`score_predictions`.
+
+    Returns
+    -------
+    dict of str to Score
+        By rule; each as :func:`score_predictions` gives it.
+
+    Raises
+    ------
+    ValueError
+        If shapes disagree, a rule is unknown, or no neuron is left.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> measured = rng.standard_normal((40, 5))
+    >>> scores = score_by_rules([measured[:20] + 1], measured, [np.arange(20)], np.full(5, 0.8), n_bootstrap=10)
+    >>> {rule: round(score.value, 4) for rule, score in scores.items()}
+    {'raw': 1.0, 'r2_over_ceiling': 1.25, 'r_over_ceiling_squared': 1.5625, 'noise_corrected_per_neuron': 1.25}
+    """
+    for rule in rules:
+        if rule not in RULES:
+            raise ValueError(f"rule is {rule!r}; expected one of {', '.join(RULES)}.")
     responses = np.asarray(responses, dtype=np.float64)
     reliability = np.atleast_2d(np.asarray(reliability, dtype=np.float64))
     n_images, n_neurons = responses.shape
@@ -276,20 +359,7 @@ def score_predictions(
         )
     parts = [(np.asarray(p, dtype=np.float64), responses[t]) for p, t in zip(predictions, tests, strict=True)]
     r = np.stack([correlations(predicted, measured) for predicted, measured in parts])
-    kept, left_out = _kept_neurons(r, parts, reliability, rule, min_reliability)
-    r, reliability = r[:, kept], reliability[:, kept]
-    apply = RULES[rule]
-    rng = np.random.default_rng(seed)
-    everyone = np.arange(len(kept))
-    over_neurons = np.array(
-        [
-            float(apply(r[:, drawn], reliability[:, drawn]))
-            for drawn in rng.integers(0, len(kept), (n_bootstrap, len(kept)))
-        ]
-    )
-    without_neuron = np.array(
-        [float(apply(r[:, drawn], reliability[:, drawn])) for drawn in (np.delete(everyone, i) for i in everyone)]
-    )
+    kept_of_rule = {rule: _kept_neurons(r, parts, reliability, rule, min_reliability) for rule in rules}
     held_out = np.unique(np.concatenate([np.asarray(test) for test in tests]))
     unit = held_out if groups is None else np.unique(np.asarray(groups)[held_out], return_inverse=True)[1]
     names = np.unique(unit)
@@ -298,15 +368,60 @@ def score_predictions(
         len(held_out), n_resamples=n_bootstrap, seed=seed + 1, groups=None if groups is None else unit
     )
     counts[n_bootstrap:, held_out] = unit != names[:, None]  # each image, or group of images, left out in turn
-    over_images = []
+    over_images: dict[str, list[np.ndarray]] = {rule: [] for rule in rules}
     for start in range(0, len(counts), 100):
         some = counts[start : start + 100]
-        resampled = [
-            weighted_correlations(predicted[:, kept], measured[:, kept], some[:, test])
-            for (predicted, measured), test in zip(parts, tests, strict=True)
-        ]
-        over_images.append(apply(np.stack(resampled, 1), reliability))
-    over_images = np.concatenate(over_images)
+        resampled = np.stack(
+            [
+                weighted_correlations(predicted, measured, some[:, test])
+                for (predicted, measured), test in zip(parts, tests, strict=True)
+            ],
+            1,
+        )
+        # Groups are drawn whole, so a split may be drawn not at all, or twice.
+        weights = None if groups is None else np.stack([some[:, test].sum(1) for test in tests], 1)
+        for rule, (kept, _) in kept_of_rule.items():
+            over_images[rule].append(RULES[rule](resampled[:, :, kept], reliability[:, kept], weights))
+    return {
+        rule: _score(
+            rule,
+            r[:, kept],
+            reliability[:, kept],
+            np.concatenate(over_images[rule]),
+            n_images=len(held_out),
+            n_repeats=str(n_repeats),
+            ceiling=ceiling,
+            left_out=left_out,
+            n_bootstrap=n_bootstrap,
+            confidence=confidence,
+            seed=seed,
+        )
+        for rule, (kept, left_out) in kept_of_rule.items()
+    }
+
+
+def _score(
+    rule: str,
+    r: np.ndarray,
+    reliability: np.ndarray,
+    over_images: np.ndarray,
+    *,
+    n_images: int,
+    n_repeats: str,
+    ceiling: str,
+    left_out: dict[str, int],
+    n_bootstrap: int,
+    confidence: float,
+    seed: int,
+) -> Score:
+    apply = RULES[rule]
+    n_neurons = r.shape[1]
+    everyone = np.arange(n_neurons)
+    drawn = np.random.default_rng(seed).integers(0, n_neurons, (n_bootstrap, n_neurons))
+    over_neurons = np.array([float(apply(r[:, these], reliability[:, these])) for these in drawn])
+    without_neuron = np.array(
+        [float(apply(r[:, these], reliability[:, these])) for these in (np.delete(everyone, i) for i in everyone)]
+    )
     value = float(apply(r, reliability))
     return Score(
         value=value,
@@ -314,10 +429,10 @@ def score_predictions(
         ceiling=ceiling,
         raw=float(median_correlation(r)),
         reliability=float(np.mean(_median(reliability))),
-        n_neurons=len(kept),
-        n_images=len(held_out),
-        n_splits=len(tests),
-        n_repeats=str(n_repeats),
+        n_neurons=n_neurons,
+        n_images=n_images,
+        n_splits=len(r),
+        n_repeats=n_repeats,
         interval_neurons=percentile_interval(
             over_neurons, estimate=value, jackknife=without_neuron, confidence=confidence
         ),

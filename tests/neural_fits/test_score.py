@@ -227,3 +227,19 @@ def test_groups_of_images_are_resampled_together():
     single = score_predictions([predicted], measured, [np.arange(60)], **common)
     whole = score_predictions([predicted], measured, [np.arange(60)], groups=frames, **common)
     assert np.ptp(whole.interval_images) > 1.5 * np.ptp(single.interval_images)
+
+
+def test_interval_over_whole_movies_when_each_movie_is_one_test_part():
+    """Movies drawn not at all or twice: the interval is that of the mean over resampled movies."""
+    rng = np.random.default_rng(3)
+    measured = rng.standard_normal((120, 12))
+    predicted = measured + rng.standard_normal(measured.shape) * np.repeat(rng.uniform(0.3, 3, 8), 15)[:, None]
+    movie = np.repeat(np.arange(8), 15)
+    tests = [np.flatnonzero(movie == k) for k in range(8)]
+    score = score_predictions(
+        [predicted[t] for t in tests], measured, tests, np.ones(12), rule="raw", groups=movie, n_bootstrap=4000
+    )
+    of_movie = np.array([np.median(correlations(predicted[t], measured[t])) for t in tests])
+    by_hand = rng.choice(of_movie, (4000, 8)).mean(1)
+    assert score.value == pytest.approx(of_movie.mean())
+    assert np.diff(score.interval_images)[0] == pytest.approx(np.diff(np.quantile(by_hand, [0.025, 0.975]))[0], rel=0.1)
