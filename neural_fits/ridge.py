@@ -225,6 +225,7 @@ def smallest_cv_error(
     penalties: torch.Tensor,
     *,
     folds: Sequence[torch.Tensor] | None = None,
+    limit: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Smallest held-out error of each neuron and the penalty it belongs to, as by :func:`ridge_cv_errors`.
 
@@ -235,6 +236,8 @@ def smallest_cv_error(
     ----------
     basis, Y, penalties, folds
         As in :func:`ridge_cv_errors`.
+    limit : Tensor, (neuron,), optional
+        Errors above are of no interest: they may come back as infinity.
 
     Returns
     -------
@@ -264,7 +267,8 @@ def smallest_cv_error(
         16 * torch.finfo(torch.float32).eps * (Y - Y.mean(0)).square().mean(0).sqrt() / held_out.smallest_left[:, None]
     )
     root = screened.sqrt()
-    contested = root - noise <= (root + noise).amin(0)
+    enough = (root + noise).amin(0)
+    contested = root - noise <= (enough if limit is None else torch.minimum(enough, limit.sqrt()))
     errors = torch.full_like(screened, torch.inf)
     for penalty in range(len(penalties)):
         neurons = contested[penalty].nonzero()[:, 0]
@@ -403,15 +407,19 @@ def choose_penalties(
     >>> choose_penalties(basis, 3 * X, np.array([0.1, 10.0]))[0]
     tensor([0.1000], dtype=torch.float64)
     """
-    if penalties is None:
-        mean = basis.eigenvalues.mean() if len(basis.eigenvalues) else basis.eigenvalues.sum()
-        candidates = torch.tensor(RELATIVE_PENALTIES, dtype=Y.dtype, device=Y.device) * torch.clamp(mean, min=1e-300)
-    else:
-        candidates = torch.from_numpy(penalties).to(Y.device)
+    candidates = candidate_penalties(basis, penalties)
     if len(candidates) == 1:
         return candidates.expand(Y.shape[1]), torch.zeros(Y.shape[1], dtype=Y.dtype, device=Y.device), candidates
     error, index = smallest_cv_error(basis, Y, candidates, folds=folds)
     return candidates[index], error, candidates
+
+
+def candidate_penalties(basis: RidgeBasis, penalties: np.ndarray | None) -> torch.Tensor:
+    """Penalties to try: those given, or ``RELATIVE_PENALTIES`` times the mean eigenvalue of the basis."""
+    if penalties is not None:
+        return torch.from_numpy(penalties).to(basis.U.device)
+    mean = basis.eigenvalues.mean() if len(basis.eigenvalues) else basis.eigenvalues.sum()
+    return torch.tensor(RELATIVE_PENALTIES, dtype=basis.U.dtype, device=basis.U.device) * mean.clamp(min=1e-300)
 
 
 def ridge_basis(X: torch.Tensor, *, smallest_penalty: float) -> RidgeBasis:
