@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from math import ceil
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -23,28 +22,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from neural_fits.gabor import GABOR_R2, TUNED_SELECTIVITY, GaborFit, GratingTuning, is_gabor
 from stimuli.display import PIXELS_PER_DEGREE, degrees
-
-WIDTH_IN = 8.0
-BLUE, VERMILION, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#7F7F7F"
-
-_style = mpl.rc_context(
-    {
-        "font.size": 9,
-        "axes.titlesize": 9,
-        "axes.labelsize": 9,
-        "xtick.labelsize": 8,
-        "ytick.labelsize": 8,
-        "legend.fontsize": 8,
-        "legend.frameon": False,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "figure.facecolor": "white",
-        "axes.facecolor": "white",
-    }
-)
+from stimuli.drawing import BLUE, GREEN, GREY, VERMILION, WIDTH_IN, plain, styled
 
 
-@_style
+@styled
 def filters(
     initial: ArrayLike,
     trained: ArrayLike,
@@ -123,7 +104,7 @@ def filters(
     return figure
 
 
-@_style
+@styled
 def gabor_fits(
     filters: ArrayLike,
     fit: GaborFit,
@@ -198,7 +179,7 @@ def gabor_fits(
     return figure
 
 
-@_style
+@styled
 def tuning_distributions(
     fit_trained: GaborFit,
     tuning_trained: GratingTuning,
@@ -269,7 +250,7 @@ def tuning_distributions(
     return figure
 
 
-@_style
+@styled
 def view_pairs(
     pairs: ArrayLike,
     *,
@@ -317,7 +298,7 @@ def view_pairs(
         raise ValueError(f"A receptive field of {size_px:g} px does not fit into views of {side} px.")
     cell_in = min(0.9, 6.9 / n)
     figure = Figure((max(4.5, 1 + cell_in * n), 1.0 + 2 * cell_in), layout="constrained")
-    figure.suptitle(_plain(title), fontsize=9)
+    figure.suptitle(plain(title), fontsize=9)
     grid = figure.subplots(2, n, squeeze=False)
     for row in range(2):
         for column in range(n):
@@ -344,7 +325,7 @@ def view_pairs(
     return figure
 
 
-@_style
+@styled
 def loss_terms(metrics: Mapping[str, Mapping[str, ArrayLike]]) -> Figure:
     """Loss of every stage and its two terms over training steps.
 
@@ -379,7 +360,7 @@ def loss_terms(metrics: Mapping[str, Mapping[str, ArrayLike]]) -> Figure:
             value = np.asarray(lines[name], dtype=np.float64)
             # One point is no line; a log axis has no place for 0.
             axes.plot(step, np.where(value > 0, value, np.nan), label=label, marker="o" * (len(step) == 1), **look)
-        axes.set(title=_plain(stage), xlabel="training step", ylabel="value per batch", yscale="log")
+        axes.set(title=plain(stage), xlabel="training step", ylabel="value per batch", yscale="log")
         # Powers of ten as exponents would be smaller than all other text.
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -389,7 +370,7 @@ def loss_terms(metrics: Mapping[str, Mapping[str, ArrayLike]]) -> Figure:
     return figure
 
 
-@_style
+@styled
 def correlation_matrix(matrices: Mapping[str, ArrayLike]) -> Figure:
     """Cross-correlation of features between the two views, for every stage.
 
@@ -423,7 +404,7 @@ def correlation_matrix(matrices: Mapping[str, ArrayLike]) -> Figure:
         off = c[~np.eye(len(c), dtype=bool)]
         elsewhere = f",\nelsewhere root mean square {np.sqrt((off**2).mean()):.3f}" if off.size else ""
         axes.set(
-            title=f"{_plain(stage)}: diagonal mean {c.diagonal().mean():.2f}{elsewhere}",
+            title=f"{plain(stage)}: diagonal mean {c.diagonal().mean():.2f}{elsewhere}",
             xlabel="feature, second view",
             ylabel="feature, first view",
         )
@@ -435,7 +416,7 @@ def correlation_matrix(matrices: Mapping[str, ArrayLike]) -> Figure:
     return figure
 
 
-@_style
+@styled
 def driving_patches(
     patches: ArrayLike, *, stage: str, size_px: float, pixels_per_degree: float = PIXELS_PER_DEGREE
 ) -> Figure:
@@ -491,11 +472,11 @@ def driving_patches(
     size = f"each patch {side} px = {degrees(side, pixels_per_degree):.2f}°"
     if size_px < side:
         size += f", framed: receptive field {size_px:g} px = {degrees(size_px, pixels_per_degree):.2f}°"
-    axes.set(xlabel=f"rank of the patch (1 drives the unit most)\n{size}", ylabel=f"unit of {_plain(stage)}")
+    axes.set(xlabel=f"rank of the patch (1 drives the unit most)\n{size}", ylabel=f"unit of {plain(stage)}")
     return figure
 
 
-@_style
+@styled
 def ablation(table: Sequence[Mapping[str, Any]]) -> Figure:
     """Measures of every rule of an ablation: each seed and their mean.
 
@@ -536,7 +517,7 @@ def ablation(table: Sequence[Mapping[str, Any]]) -> Figure:
         seeds = len({row["seed"] for row in runs})
         look = {"color": colour, "marker": marker, "markersize": 5}
         handles.append(
-            Line2D([], [], **look, label=f"{_plain(kind)} held fixed: {seeds} seed{'s' * (seeds > 1)}, line: mean")
+            Line2D([], [], **look, label=f"{plain(kind)} held fixed: {seeds} seed{'s' * (seeds > 1)}, line: mean")
         )
         for axes, measure in zip(panels, measures, strict=True):
             for position, rule in enumerate(rules):
@@ -551,16 +532,11 @@ def ablation(table: Sequence[Mapping[str, Any]]) -> Figure:
                 axes.plot(centre + spread, values, **look, linestyle="none", alpha=0.65, markeredgewidth=0)
                 axes.plot([centre - 0.15, centre + 0.15], [values.mean()] * 2, color=colour, linewidth=2.2)
     for axes, measure in zip(panels, measures, strict=True):
-        axes.set(ylabel=_plain(measure.replace("_", " ")), xlabel="rule", xlim=(-0.5, len(rules) - 0.5))
-        axes.set_xticks(range(len(rules)), [_plain(str(rule)) for rule in rules])
+        axes.set(ylabel=plain(measure.replace("_", " ")), xlabel="rule", xlim=(-0.5, len(rules) - 0.5))
+        axes.set_xticks(range(len(rules)), [plain(str(rule)) for rule in rules])
         axes.margins(y=0.12)
     figure.legend(handles=handles, loc="outside lower center", ncols=min(len(panels), 2))
     return figure
-
-
-def _plain(text: str) -> str:
-    """Text that matplotlib shows as it is, without mathematics."""
-    return text.replace("$", r"\$")
 
 
 def _bank(weights: ArrayLike) -> NDArray[np.float64]:

@@ -11,7 +11,6 @@ of names. Such a file holds what :func:`section` returns, written with :func:`lc
 from __future__ import annotations
 
 import base64
-import io
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -26,10 +25,10 @@ from lcl import figures
 from lcl.checkpoint import check_format, read_json, read_tensors
 from neural_fits.gabor import GABOR_R2, TUNED_SELECTIVITY, fit_gabor, grating_tuning, is_gabor
 from stimuli.display import PIXELS_PER_DEGREE
+from stimuli.drawing import png
 from stimuli.files import replacing
 
-#: Pixels of a PNG per inch of its figure; a browser shows an inch as 96.
-DOTS_PER_INCH = 168
+#: A browser shows an inch as 96 px.
 CSS_PX_PER_INCH = 96
 AT_INIT = "_at_init"
 
@@ -300,10 +299,11 @@ def write_report(run: Path | str) -> Path:
         summary, metrics, arrays, float(ppd or PIXELS_PER_DEGREE), missing
     ):
         file = _file_name(name, used)
-        png = _png(figure)
+        drawn = png(figure)
         with replacing(run / "figures" / file) as partial:
-            partial.write_bytes(png)
-        html.setdefault(title, []).append(picture(png, caption=caption, alt=alt, width_in=float(figure.get_figwidth())))
+            partial.write_bytes(drawn)
+        width_in = float(figure.get_figwidth())
+        html.setdefault(title, []).append(picture(drawn, caption=caption, alt=alt, width_in=width_in))
 
     stages = summary.get("stages", {})
     page = [section("Numbers", stage_table(stages))] if stages else []
@@ -460,13 +460,6 @@ def _read_metrics(path: Path) -> dict[str, dict[str, np.ndarray]]:
                 f"Line {number} of {path} is no line of metrics; expected JSON with stage, {', '.join(names)}."
             ) from None
     return {stage: dict(zip(names, np.array(rows).T, strict=True)) for stage, rows in lines.items()}
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    # Without matplotlib's version the same figure is the same file.
-    figure.savefig(buffer, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
-    return buffer.getvalue()
 
 
 def _file_name(name: str, used: set[str]) -> str:

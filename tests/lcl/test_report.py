@@ -13,6 +13,7 @@ from PIL import Image
 from lcl import report
 from lcl.checkpoint import FORMAT, write_json, write_tensors
 from neural_fits.gabor import gabor, gabor_fraction
+from stimuli import drawing
 
 EVIL = "<script src='x'>$\\frac{ & \"quote\" ../../V9"
 SIDE = 9
@@ -110,7 +111,7 @@ def run(tmp_path_factory):
 @pytest.fixture
 def coarse(monkeypatch):
     """Small pictures, for tests that do not look at them."""
-    monkeypatch.setattr(report, "DOTS_PER_INCH", 30)
+    monkeypatch.setattr(drawing, "DOTS_PER_INCH", 30)
 
 
 def test_every_figure_is_a_file_and_inside_the_page(run):
