@@ -306,21 +306,21 @@ def write_report(run: Path | str) -> Path:
         html.setdefault(title, []).append(picture(drawn, caption=caption, alt=alt, width_in=width_in))
 
     stages = summary.get("stages", {})
-    page = [section("Numbers", stage_table(stages))] if stages else []
-    page += [section(title, "".join(pictures)) for title, pictures in html.items()]
-    page += [file.read_text(encoding="utf-8") for file in sorted((run / "sections").glob("*.html"))]
+    sections = [section("Numbers", stage_table(stages))] if stages else []
+    sections += [section(title, "".join(pictures)) for title, pictures in html.items()]
+    sections += [file.read_text(encoding="utf-8") for file in sorted((run / "sections").glob("*.html"))]
     if not summary:
         missing.insert(0, "the numbers of every stage (no summary.json: training or its analysis has not finished)")
     if missing:
-        page.append(section("Left out", "<ul>" + "".join(f"<li>{escape(each)}</li>" for each in missing) + "</ul>"))
+        sections.append(section("Left out", "<ul>" + "".join(f"<li>{escape(each)}</li>" for each in missing) + "</ul>"))
     # What describes the run is in both files; the summary's is of the end of the run.
     rest = {name: value for name, value in summary.items() if name not in ("stages", "format")}
     if rest:
-        page.append(section("Run", name_table(rest)))
-    page.append(section("Configuration", name_table({k: v for k, v in config.items() if rest.get(k) != v})))
+        sections.append(section("Run", name_table(rest)))
+    sections.append(section("Configuration", name_table({k: v for k, v in config.items() if rest.get(k) != v})))
     with replacing(run / "report.html") as partial:
         # A path that is not UTF-8 must not cost the report.
-        text = _page(run.resolve().name, _lead(config, summary), page)
+        text = page(f"Run {run.resolve().name}", _lead(config, summary), sections)
         partial.write_text(text, encoding="utf-8", errors="backslashreplace")
     return run / "report.html"
 
@@ -527,12 +527,31 @@ def _lead(config: Mapping[str, Any], summary: Mapping[str, Any]) -> Iterable[str
             yield f"{stage}: {'; '.join(found)}."
 
 
-def _page(name: str, lead: Iterable[str], sections: Iterable[str]) -> str:
+def page(title: str, lead: Iterable[str], sections: Iterable[str]) -> str:
+    """One self-contained HTML page.
+
+    Parameters
+    ----------
+    title : str
+    lead : iterable of str
+        Paragraphs of plain text.
+    sections : iterable of str
+        HTML, from :func:`section`.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> "<h1>a &lt; b</h1>" in page("a < b", [], [])
+    True
+    """
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(name)}</title><style>{_STYLE}</style></head>\n<body><main><h1>Run {escape(name)}</h1>"
+        f"<title>{escape(title)}</title><style>{_STYLE}</style></head>\n<body><main><h1>{escape(title)}</h1>"
         + "".join(map(paragraph, lead))
         + "\n"
         + "\n".join(sections)

@@ -215,7 +215,7 @@ def test_names_are_escaped_and_lead_nowhere(tmp_path, coarse):
     write_json(run / "config.json", config | {EVIL: {EVIL: EVIL}, "preset": EVIL})
     page = read(report.write_report(run))
     assert {tag for tag, _ in page.tags} & {"script", "b"} == set()
-    assert page.texts["title"] == ["a<b>&"]
+    assert page.texts["title"] == ["Run a<b>&"]
     assert any(EVIL in text for text in page.texts["p"])
     assert EVIL in page.texts["td"]
     plain = re.sub("[^A-Za-z0-9_-]", "_", EVIL)
