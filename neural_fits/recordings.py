@@ -469,8 +469,22 @@ def recording_from_arrays(
     coords: dict[str, Any] = {}
     stimulus = {"stimulus_id": np.arange(sizes["stimulus"]), **(stimulus or {})}
     neuron = {"neuron_id": np.arange(sizes["neuron"]), "region": "", "animal": "", **(neuron or {})}
+    taken = {
+        *DIMS,
+        "responses",
+        "images",
+        "has_image",
+        "row",
+        "column",
+        "channel",
+        "time_bin_start_ms",
+        "time_bin_end_ms",
+    }
     for dim, labels in (("stimulus", stimulus), ("neuron", neuron)):
         for label, values in labels.items():
+            if label in taken:
+                raise ValueError(f"the label {label!r} of {dim} has a name that is used already: rename it")
+            taken.add(label)
             coords[label] = (dim, _label(values, sizes[dim], label, dim))
     coords["repeat"] = (
         "repeat",
