@@ -232,6 +232,41 @@ def ablate(arguments: argparse.Namespace) -> None:
     print(f"Table and figure: {arguments.out}")
 
 
+def data(arguments: argparse.Namespace) -> None:
+    """`lcl data`."""
+    from neural_fits import datasets
+
+    name, registry = arguments.name, datasets.REGISTRY
+    if arguments.action == "verify":
+        if name and name not in registry and not Path(name).exists():
+            raise ValueError(f"There is no data set or path {name!r}; expected a path or {', '.join(registry)}.")
+        wrong = []
+        for path, good, finding in datasets.verify(name, arguments.data):
+            print(f"{path} {finding}")
+            wrong += [] if good else [f"{path} {finding}"]
+        if wrong:
+            raise ValueError("; ".join(wrong))
+        return
+    if name and name not in registry:
+        near = difflib.get_close_matches(name, registry, 1, 0.4)
+        hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(registry)}."
+        raise ValueError(f"There is no data set {name!r}; {hint}")
+    if arguments.action == "fetch":
+        if not name:
+            raise ValueError(f"Say what to fetch: {', '.join(registry)}.")
+        for path in datasets.fetch(registry[name], to=arguments.to, progress=arguments.progress):
+            print(path)
+        return
+    rows = [("name", "size", "licence", "who may use it", "where it is")]
+    for entry in [registry[name]] if name else registry.values():
+        size = "unknown" if entry.size_bytes is None else f"{entry.size_bytes / 1e6:.3g} MB"
+        here = ", ".join(map(str, datasets.here(entry.name, arguments.data))) or "not here"
+        rows.append((entry.name, size, entry.licence, entry.who, here))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True)).rstrip())
+
+
 def show(arguments: argparse.Namespace) -> None:
     """`lcl show`."""
     from lcl.report import write_report
@@ -299,6 +334,22 @@ def parser() -> tuple[Parser, dict[str, Parser]]:
         "  lcl images\n  lcl images ~/photographs\n  lcl images stimuli.h5:/images",
     )
     added.add_argument("source", nargs="?", help="folder, FILE.h5[:/DATASET] or DIR/*.tar")
+    added = command(
+        "data",
+        data,
+        "List public data, get them or say where they are, and check that they are whole.",
+        "  lcl data list\n"
+        "  lcl data list henaff2021 --data ~/recordings\n"
+        "  lcl data fetch freeman_ziemba2013_public --to ~/recordings\n"
+        "  lcl data verify\n"
+        "  lcl data verify ~/recordings/henaff2021_v1.h5\n"
+        "Files are looked for in --data; else in the folder named by the variable LCL_DATA, then in the user's cache.",
+    )
+    added.add_argument("action", type=one_of(["list", "fetch", "verify"]), help="list, fetch, verify")
+    added.add_argument("name", nargs="?", metavar="NAME|PATH", help="a data set; for verify a file or folder as well")
+    added.add_argument("--data", type=Path, metavar="PATH", help="local copy: a file or a folder that holds it")
+    added.add_argument("--to", type=Path, metavar="DIR", help="folder to put files in (default: LCL_DATA or the cache)")
+    added.add_argument("--progress", action=argparse.BooleanOptionalAction, default=True, help="progress bars")
     added = command("show", show, "Draw the figures and the report of a run again.", "  lcl show runs/mine")
     added.add_argument("run", type=Path, metavar="RUN", help="run folder")
     return top, parsers

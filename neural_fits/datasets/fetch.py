@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import pooch
@@ -268,12 +268,12 @@ def download(file: DataFile, folder: Path | str, *, progress: bool = True) -> Pa
         raise ValueError(f"{file.name} has no address and hash in the registry; it cannot be downloaded.")
     host = urlsplit(file.address).netloc
 
-    def receive(url: str, output_file: Any, pooch: Any, *, check_only: bool | None = False) -> Any:
-        partial = Path(output_file)
+    def receive(url: str, partial_name: str, _: Any) -> None:
+        partial = Path(partial_name)
         # The temporary file that pooch makes is private to its owner; made anew, it has the usual permissions.
         partial.unlink()
         try:
-            HTTPDownloader(progressbar=progress)(url, str(partial), pooch)
+            HTTPDownloader(progressbar=progress)(url, str(partial), None)
         except requests.exceptions.HTTPError as error:
             answer = f"{error.response.status_code} {error.response.reason}" if error.response is not None else "no"
             raise ConnectionError(f"{host} answered {answer} for {file.name}; nothing was kept.") from None
@@ -301,7 +301,9 @@ def download(file: DataFile, folder: Path | str, *, progress: bool = True) -> Pa
     logger.setLevel("WARNING")
     try:
         return Path(
-            pooch.retrieve(file.address, known_hash=file.digest, fname=file.name, path=Path(folder), downloader=receive)
+            pooch.retrieve(
+                file.address, known_hash=file.digest, fname=file.name, path=Path(folder), downloader=cast(Any, receive)
+            )
         )
     finally:
         logger.setLevel(level)

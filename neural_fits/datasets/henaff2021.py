@@ -54,7 +54,7 @@ ENTRY = Entry(
     source=(
         "No licence is stated, so clone both originals into one folder, github.com/wongyoJung/"
         "Primary-visual-cortex-straightens-natural-video-trajectories (responses) and github.com/olivierhenaff/"
-        "neural-straightening (images), and give that folder with --data; the authors' copy is at osf.io/gwtcs."
+        "neural-straightening (images), and give that folder with --data (see also osf.io/gwtcs)."
     ),
 )
 
@@ -143,12 +143,34 @@ def load(
     ValueError
         If the file is not the registered one, or a population or category is unknown.
     """
-    if locate(ENTRY, ENTRY.files[0], data) is None:
-        for folder in places(ENTRY, data):
-            responses, images = (folder / name for name in CLONES)
-            if responses.is_dir() and images.is_dir():
-                return from_originals(responses, images, populations=populations, categories=categories)
+    if locate(ENTRY, ENTRY.files[0], data) is None and (originals := clones(data)) is not None:
+        return from_originals(*originals, populations=populations, categories=categories)
     return read(find(ENTRY, ENTRY.files[0], data), populations=populations, categories=categories)
+
+
+def clones(data: Path | str | None = None) -> tuple[Path, Path] | None:
+    """Clones of the two originals on this machine.
+
+    Parameters
+    ----------
+    data : path, optional
+        Folder that holds both under their own names; looked for as :mod:`neural_fits.datasets.fetch` says without it.
+
+    Returns
+    -------
+    tuple of Path or None
+        Responses and images.
+
+    Examples
+    --------
+    >>> clones("no/such/folder") is None
+    True
+    """
+    for folder in places(ENTRY, data):
+        responses, images = (folder / name for name in CLONES)
+        if responses.is_dir() and images.is_dir():
+            return responses, images
+    return None
 
 
 def read(
