@@ -1,6 +1,6 @@
 """Responses of neurons to pictures: one container for every recording, checked, and read from disk only where needed.
 
-Formats other than netCDF are in :mod:`neural_fits.recording_files` (MATLAB, NWB) and :mod:`neural_fits.assemblies`
+Other formats: :mod:`neural_fits.matlab_files`, :mod:`neural_fits.nwb_files`, :mod:`neural_fits.assemblies`
 (Brain-Score).
 """
 
@@ -28,7 +28,7 @@ class Recording:
     """Responses of neurons to repeated pictures; missing ones are NaN.
 
     Build one with :func:`recording_from_arrays`, :func:`read_recording` or the converters of
-    :mod:`neural_fits.recording_files` and :mod:`neural_fits.assemblies`; the constructor takes a dataset that already
+    :mod:`neural_fits.matlab_files`, :mod:`neural_fits.nwb_files` and :mod:`neural_fits.assemblies`; the constructor takes a dataset that already
     has this layout and refuses any other.
 
     Attributes
@@ -618,15 +618,13 @@ def read_recording(path: str | Path) -> Recording:
     return Recording(coords)
 
 
-def response_blocks(recording: Recording, *, block_bytes: int = BLOCK_BYTES) -> Iterator[tuple[slice, np.ndarray]]:
+def response_blocks(recording: Recording) -> Iterator[tuple[slice, np.ndarray]]:
     """Responses, a few stimuli at a time, so that a file larger than memory can be worked through.
 
     Parameters
     ----------
     recording : Recording
         In memory or on disk.
-    block_bytes : int
-        Largest size of a block in bytes (one stimulus at least).
 
     Yields
     ------
@@ -638,14 +636,35 @@ def response_blocks(recording: Recording, *, block_bytes: int = BLOCK_BYTES) -> 
     Examples
     --------
     >>> import numpy as np
-    >>> recording = recording_from_arrays(np.ones((5, 2, 1)))
-    >>> [(rows.start, rows.stop, block.shape) for rows, block in response_blocks(recording, block_bytes=32)]
-    [(0, 2, (2, 2, 1)), (2, 4, (2, 2, 1)), (4, 5, (1, 2, 1))]
+    >>> [block.shape for rows, block in response_blocks(recording_from_arrays(np.ones((5, 2, 1))))]
+    [(5, 2, 1)]
     """
-    return _blocks(recording.responses.variable, block_bytes)
+    return variable_blocks(recording.responses.variable)
 
 
-def _blocks(variable: xr.Variable, block_bytes: int) -> Iterator[tuple[slice, np.ndarray]]:
+def variable_blocks(variable: xr.Variable, *, block_bytes: int = BLOCK_BYTES) -> Iterator[tuple[slice, np.ndarray]]:
+    """Parts of a variable along its first axis.
+
+    Parameters
+    ----------
+    variable : xarray.Variable
+        In memory or on disk.
+    block_bytes : int
+        Largest size of a part in bytes (one row at least).
+
+    Yields
+    ------
+    rows : slice
+        Which rows.
+    block : array
+        Their values.
+
+    Examples
+    --------
+    >>> variable = xr.Variable(("stimulus", "repeat"), np.ones((5, 2)))
+    >>> [(rows.start, rows.stop, block.shape) for rows, block in variable_blocks(variable, block_bytes=32)]
+    [(0, 2, (2, 2)), (2, 4, (2, 2)), (4, 5, (1, 2))]
+    """
     rows = max(1, block_bytes // max(1, variable.dtype.itemsize * math.prod(variable.shape[1:])))
     for start in range(0, variable.shape[0], rows):
         part = slice(start, min(start + rows, variable.shape[0]))
@@ -665,7 +684,7 @@ def _write_blocks(file: h5netcdf.File, variable: xr.Variable, name: str) -> None
         shuffle=True,
         fletcher32=True,
     )
-    for rows, block in _blocks(variable, BLOCK_BYTES):
+    for rows, block in variable_blocks(variable):
         created[rows] = block
 
 
