@@ -28,8 +28,8 @@ class Recording:
     """Responses of neurons to repeated pictures; missing ones are NaN.
 
     Build one with :func:`recording_from_arrays`, :func:`read_recording` or the converters of
-    :mod:`neural_fits.matlab_files`, :mod:`neural_fits.nwb_files` and :mod:`neural_fits.assemblies`; the constructor takes a dataset that already
-    has this layout and refuses any other.
+    :mod:`neural_fits.matlab_files`, :mod:`neural_fits.nwb_files` and :mod:`neural_fits.assemblies`; the constructor
+    takes a dataset that already has this layout and refuses any other.
 
     Attributes
     ----------
