@@ -17,9 +17,13 @@ from typing import Any, cast
 from urllib.parse import urlsplit
 
 import pooch
+from tqdm import tqdm
 
 #: Environment variable that names a folder of local copies.
 VARIABLE = "LCL_DATA"
+#: How long a server may be silent.
+TIMEOUT_S = 30
+BLOCK_BYTES = 2**16
 
 
 @dataclass(frozen=True)
@@ -262,7 +266,6 @@ def download(file: DataFile, folder: Path | str, *, progress: bool = True) -> Pa
         If the file has no address or hash, or other contents arrived.
     """
     import requests
-    from pooch import HTTPDownloader
 
     if file.address is None or file.digest is None:
         raise ValueError(f"{file.name} has no address and hash in the registry; it cannot be downloaded.")
@@ -272,17 +275,26 @@ def download(file: DataFile, folder: Path | str, *, progress: bool = True) -> Pa
         partial = Path(partial_name)
         # The temporary file that pooch makes is private to its owner; made anew, it has the usual permissions.
         partial.unlink()
+        begun, total = False, file.size_bytes
         try:
-            HTTPDownloader(progressbar=progress)(url, str(partial), None)
+            with requests.get(url, stream=True, timeout=TIMEOUT_S) as answer:
+                answer.raise_for_status()
+                begun, total = True, int(answer.headers.get("Content-Length", 0)) or total
+                shown = tqdm(total=total, unit="B", unit_scale=True, desc=file.name, disable=not progress)
+                with partial.open("wb") as kept, shown as bar:
+                    for block in answer.iter_content(BLOCK_BYTES):
+                        kept.write(block)
+                        bar.update(len(block))
         except requests.exceptions.HTTPError as error:
             answer = f"{error.response.status_code} {error.response.reason}" if error.response is not None else "no"
             raise ConnectionError(f"{host} answered {answer} for {file.name}; nothing was kept.") from None
         except requests.exceptions.RequestException as error:
-            received = partial.stat().st_size if partial.exists() else 0
-            if received or isinstance(error, requests.exceptions.ChunkedEncodingError):
+            if error.response is not None:
+                error.response.close()
+            if begun:
                 raise ConnectionError(
-                    f"The download of {file.name} from {host} broke off after {received} bytes; nothing was kept, "
-                    "so try again."
+                    f"The download of {file.name} from {host} broke off before its {total or 'last'} bytes were here; "
+                    "nothing was kept, so try again."
                 ) from None
             raise ConnectionError(
                 f"{host} cannot be reached for {file.name} ({type(error).__name__}); check the network or the proxy, "

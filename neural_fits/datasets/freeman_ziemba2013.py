@@ -32,6 +32,7 @@ import xarray as xr
 from PIL import Image
 
 from neural_fits.datasets.fetch import DataFile, Entry, find
+from neural_fits.presentations import place_presentations, sort_presentations
 from neural_fits.recordings import Recording, recording_from_arrays
 
 _CITATION = (
@@ -459,7 +460,7 @@ def _mat_cells(path: Path, area: str) -> tuple[bool, Iterator[np.ndarray]]:
                 variables = list(file)
         else:
             variables = [variable for variable, _, _ in scipy.io.whosmat(path)]
-    except (ValueError, OSError) as error:
+    except Exception as error:  # what scipy raises for a damaged file depends on where the damage is
         raise ValueError(f"{path} is not a whole MATLAB file ({error}); {expected}") from None
     resolved = name in variables
     if not resolved and "V1V2_data" not in variables:
@@ -493,7 +494,11 @@ def _cells_of_hdf5(path: Path, variable: str | None, row: int) -> Iterator[np.nd
 
 
 def _cells_of_matlab5(path: Path, variable: str | None, row: int) -> Iterator[np.ndarray]:
-    held = scipy.io.loadmat(path, variable_names=[variable or "V1V2_data"])[variable or "V1V2_data"]
+    name = variable or "V1V2_data"
+    try:
+        held = scipy.io.loadmat(path, variable_names=[name])[name]
+    except Exception as error:  # as above
+        raise ValueError(f"{path} is not a whole MATLAB file ({error}).") from None
     if variable:
         yield from np.moveaxis(held, -1, 0)
     else:
@@ -585,19 +590,14 @@ def read_public(
             raise ValueError(f"{path} has {array.sizes['time_bin']} time bins; expected {RECORD_MS} of 1 ms.")
         if "time_bin_start" in coordinates and not np.array_equal(coordinates["time_bin_start"], np.arange(RECORD_MS)):
             raise ValueError(f"The time bins of {path} do not start at 0, 1, ... 299 ms.")
-        ids, row = _in_order(_text(identity))
-        repeats, repeat = _in_order(coordinates["repetition"])
-        if len(set(zip(row.tolist(), repeat.tolist(), strict=True))) != len(row):
-            raise ValueError(f"{path} holds two presentations of the same image and repetition; expected one.")
+        ids, _, row, column = place_presentations(_text(identity), coordinates["repetition"])
         neurons = np.flatnonzero(_text(coordinates["region"]) == area)
         if not len(neurons):
             raise ValueError(f"{path} holds no neurons of {area}.")
 
         def cells() -> Iterator[np.ndarray]:
             for neuron in neurons:
-                spikes = np.full((len(ids), len(repeats), RECORD_MS), np.nan, dtype=np.float32)
-                spikes[row, repeat] = array[neuron].values
-                yield spikes
+                yield sort_presentations(array[neuron].values, row, column)
 
         stimulus, files = _stimulus_set(Path(table).expanduser(), ids) if table is not None else ({}, [])
         if window is not None and not stimulus:
@@ -616,13 +616,6 @@ def read_public(
 
 def _text(values: np.ndarray) -> np.ndarray:
     return np.array([each.decode() if isinstance(each, bytes) else str(each) for each in values])
-
-
-def _in_order(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Distinct values in the order of their first appearance, and the number of each value among them."""
-    distinct, first, inverse = np.unique(values, return_index=True, return_inverse=True)
-    order = np.argsort(first)
-    return distinct[order], np.argsort(order)[inverse.ravel()]
 
 
 def _stimulus_set(path: Path, ids: np.ndarray) -> tuple[dict[str, np.ndarray], list[str]]:
