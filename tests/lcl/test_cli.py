@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import socket
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +17,7 @@ from PIL import Image
 
 import lcl
 from lcl.cli import main
+from neural_fits import datasets
 
 SMALL = [
     *("--channels", "6,8", "--kernels", "5,3", "--strides", "2,1", "--paddings", "2,1", "--steps", "3,2"),
@@ -220,6 +225,110 @@ def test_ablation_writes_table_and_figure_and_goes_on(tmp_path, capsys):
     assert main(arguments) == 0
     assert "held fixed | rule" in capsys.readouterr().out
     assert "other settings" in refused(capsys, *arguments, "--seed", "5")
+
+
+@pytest.fixture
+def server(monkeypatch, tmp_path):
+    """Address of a server on this machine, and a data set on it; data of this machine are out of sight."""
+    body = b"spikes" * 1000
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self):
+            if self.path == "/moved":
+                self.send_response(301)
+                self.send_header("Location", "/whole")
+                self.end_headers()
+                return
+            self.send_response(200 if self.path != "/none" else 404)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write({"/half": body[:100], "/wrong": body[::-1]}.get(self.path, body))
+            self.close_connection = True
+
+        def log_message(self, *_):
+            return
+
+    def publish(place: str, address: str | None = None) -> None:
+        digest = f"sha256:{hashlib.sha256(body).hexdigest()}"
+        file = datasets.DataFile("toy.h5", digest, len(body), (address or here) + place)
+        toy = datasets.Entry("toy", "made up", (file,), "CC0", "everyone", "nobody", "It is made up.")
+        monkeypatch.setitem(datasets.REGISTRY, "toy", toy)
+
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.delenv("LCL_DATA", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as running:
+        here = f"http://127.0.0.1:{running.server_port}"
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        yield publish
+        running.shutdown()
+        thread.join()
+
+
+def test_public_data_are_listed_fetched_and_verified(server, tmp_path, capsys, monkeypatch):
+    server("/moved")
+    assert main(["data", "list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == list(datasets.REGISTRY)
+    assert all(line.endswith("not here") for line in lines[1:4])
+    assert lines[-1].split() == ["toy", "0.006", "MB", "CC0", "everyone", "not", "here"]
+    assert "`lcl data fetch toy`" in refused(capsys, "data", "verify", "toy")
+
+    assert main(["data", "fetch", "toy", "--to", str(tmp_path / "mine" / "toy")]) == 0
+    path = tmp_path / "mine" / "toy" / "toy.h5"
+    assert capsys.readouterr().out.strip() == str(path)
+    assert main(["data", "list", "toy", "--data", str(tmp_path / "mine")]) == 0
+    assert capsys.readouterr().out.strip().endswith(str(path))
+    monkeypatch.setenv("LCL_DATA", str(tmp_path / "mine"))
+    for arguments in ([], ["toy"], [str(path)], ["toy", "--data", str(path)]):
+        assert main(["data", "verify", *arguments]) == 0
+        assert f"{path} is as registered" in capsys.readouterr().out
+    path.write_bytes(path.read_bytes()[:-1])
+    said = refused(capsys, "data", "verify", "toy")
+    assert (
+        said == f"lcl data: {path} has 5999 bytes, expected 6000: it is incomplete or another version; fetch it again."
+    )
+
+
+@pytest.mark.parametrize(
+    ("place", "sentence"),
+    [
+        ("/half", "broke off before its 6000 bytes were here; nothing was kept, so try again."),
+        ("/wrong", "it is not the registered file; nothing was kept."),
+        ("/none", "answered 404 Not Found for toy.h5; nothing was kept."),
+        ("no network", "check the network or the proxy, or give a local copy with --data PATH."),
+    ],
+)
+def test_a_fetch_that_fails_says_why_and_leaves_what_was_there(server, tmp_path, capsys, place, sentence):
+    if place == "no network":
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            closed = f"http://127.0.0.1:{free.getsockname()[1]}"
+        server("/whole", closed)
+    else:
+        server(place)
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "toy.h5").write_bytes(b"older")
+    for folder, files in (("made", []), ("kept", ["toy.h5"])):
+        assert sentence in refused(capsys, "data", "fetch", "toy", "--to", str(tmp_path / folder), "--no-progress")
+        assert [path.name for path in (tmp_path / folder).iterdir()] == files
+    assert (tmp_path / "kept" / "toy.h5").read_bytes() == b"older"
+
+
+def test_data_that_cannot_be_fetched_say_where_they_are(server, tmp_path, capsys):
+    said = refused(capsys, "data", "fetch", "henaff2021")
+    assert "olivierhenaff/neural-straightening" in said
+    assert "give that folder with --data" in said
+    assert "ask its authors for FreemanZiemba2013_V1V2data.mat" in refused(
+        capsys, "data", "fetch", "freeman_ziemba2013"
+    )
+    assert "did you mean henaff2021?" in refused(capsys, "data", "fetch", "henaf2021")
+    assert "Say what to fetch: henaff2021" in refused(capsys, "data", "fetch")
+    assert "There is no data set or path 'toy.nc'" in refused(capsys, "data", "verify", "toy.nc")
+    (tmp_path / "other.h5").write_bytes(b"x")
+    assert "is none of the registered files" in refused(capsys, "data", "verify", str(tmp_path / "other.h5"))
+    assert "'lst' is unknown; did you mean list?" in refused(capsys, "data", "lst")
 
 
 def test_the_program_starts_as_a_module_and_exits_with_2(tmp_path):
