@@ -132,7 +132,7 @@ def recording_from_assembly(
         attributes=attributes,
         **{**settings, **description},
     )
-    taken = sorted(set(varying) & set(recording.dataset.coords))
+    taken = sorted(set(varying) & {*recording.dataset.variables, *recording.dataset.dims})
     if taken:
         raise ValueError(f"coordinates {taken} of presentations have names that are used already: rename them")
     return Recording(

@@ -19,7 +19,7 @@ from stimuli.files import replacing
 FORMAT = 1
 DIMS = ("stimulus", "repeat", "neuron", "time_bin")
 ATTRIBUTES = ("name", "size_deg", "window_ms", "unit", "licence", "citation", "source", "format")
-BLOCK_BYTES = 16 * 2**20  # read at once: small beside any memory, large beside the cost of a read
+BLOCK_BYTES = 8 * 2**20  # read at once: small beside any memory, large beside the cost of a read
 CHUNK_BYTES = 2**20  # the size of HDF5's own chunk cache: a chunk is decompressed once
 
 
