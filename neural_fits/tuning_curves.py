@@ -285,7 +285,7 @@ def phase_modulation(responses: ArrayLike) -> dict[str, Array]:
     """Mean response F0, first harmonic F1 and their ratio over one cycle of a grating.
 
     ``F0 = mean r`` and ``F1 = 2 |mean r exp(i phase)|``. A half-rectified sinusoid has F1/F0 = pi/2 = 1.57, a response
-    that does not follow the phase 0. Few phases blur it: 12 give 1.57 to 1.61 for the same half-rectified sinusoid.
+    that does not follow the phase 0. Few phases blur it: 12 give 1.55 to 1.61 for a half-rectified sinusoid.
 
     Parameters
     ----------
