@@ -152,7 +152,8 @@ def write_mat(recording: Recording, path: str | Path, *, version: str = "7.3") -
     path : path
         File to write, .mat; it appears whole or not at all.
     version : {"7.3", "5"}
-        "7.3" is HDF5 and is written block by block; "5" holds less than 2 GiB per variable.
+        "7.3" is HDF5 and is written block by block; "5" holds less than 2 GiB per variable, and labels that are true
+        or false are read back as 1 and 0.
 
     Returns
     -------
@@ -235,6 +236,7 @@ def read_mat(path: str | Path) -> Recording:
     coords: dict[str, Any] = {}
     for group, dims in COORDINATE_DIMS.items():
         for name, values in contents.get(group, {}).items():
+            values = values.astype(bool) if name == "has_image" else values  # scipy reads logical as 0 and 1
             coords[name] = (dims, values if len(dims) > 1 else values.ravel())
     if "images" in contents:
         images = mat_array(path, "images")
@@ -275,11 +277,28 @@ def _damage_named(path: Path) -> Iterator[None]:
     if not path.is_file():
         raise FileNotFoundError(f"no MATLAB file at {path}")
     try:
+        _require_whole_mat5(path)
         yield
     except Exception as error:  # scipy and h5py raise many kinds, depending on where the damage is
         raise ValueError(
             f"{path} cannot be read as a MATLAB file ({error}): it is damaged or something else"
         ) from error
+
+
+def _require_whole_mat5(path: Path) -> None:
+    """Walk over the elements of a v5 file: scipy reads what there is of half a file without a word."""
+    with path.open("rb") as file:
+        header = file.read(128)
+        if not header.startswith(b"MATLAB 5.0"):
+            return
+        order = "<" if header[126:] == b"IM" else ">"
+        size, place = path.stat().st_size, len(header)
+        while place < size:
+            tag = file.read(8)
+            place += 8 + (struct.unpack(order + "II", tag)[1] if len(tag) == 8 else size)
+            file.seek(place)
+        if place != size:
+            raise ValueError(f"it ends after {size} bytes of at least {place}")
 
 
 def _keys(found: Any) -> list[str]:
