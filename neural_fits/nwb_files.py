@@ -76,9 +76,9 @@ def recording_from_nwb(
     Examples
     --------
     >>> import tempfile
-    >>> from datetime import datetime, timezone
+    >>> from datetime import UTC, datetime
     >>> from pynwb import NWBHDF5IO, NWBFile
-    >>> nwb = NWBFile("a session", "s1", datetime(2020, 1, 1, tzinfo=timezone.utc))
+    >>> nwb = NWBFile("a session", "s1", datetime(2020, 1, 1, tzinfo=UTC))
     >>> nwb.add_trial_column("stimulus_id", "picture that was shown")
     >>> for start_s, stimulus_id in [(0.0, "a"), (1.0, "b"), (2.0, "a")]:
     ...     nwb.add_trial(start_time=start_s, stop_time=start_s + 0.1, stimulus_id=stimulus_id)
@@ -172,15 +172,15 @@ def write_nwb(
     Examples
     --------
     >>> import tempfile
-    >>> from datetime import timezone
+    >>> from datetime import UTC
     >>> recording = recording_from_arrays(np.ones((2, 3, 1)), name="toy")
     >>> path = Path(tempfile.mkdtemp()) / "toy.nwb"
-    >>> read_nwb(write_nwb(recording, path, session_start=datetime(2020, 1, 1, tzinfo=timezone.utc)))
+    >>> read_nwb(write_nwb(recording, path, session_start=datetime(2020, 1, 1, tzinfo=UTC)))
     <Recording 'toy': 2 stimuli x 3 repeats x 1 neurons, without pictures>
     """
     pynwb = _pynwb()
     if session_start.tzinfo is None:
-        raise ValueError(f"session_start is {session_start} without a time zone: add one, such as timezone.utc")
+        raise ValueError(f"session_start is {session_start} without a time zone: add one, such as datetime.UTC")
     path, dataset = Path(path), recording.dataset
     nwb = pynwb.NWBFile(
         session_description=description,
@@ -251,10 +251,10 @@ def read_nwb(path: str | Path) -> Recording:
     Examples
     --------
     >>> import tempfile
-    >>> from datetime import timezone
+    >>> from datetime import UTC
     >>> path = Path(tempfile.mkdtemp()) / "toy.nwb"
     >>> recording = recording_from_arrays(np.ones((1, 1, 2)), neuron={"region": ["V1", "V2"]})
-    >>> _ = write_nwb(recording, path, session_start=datetime(2020, 1, 1, tzinfo=timezone.utc))
+    >>> _ = write_nwb(recording, path, session_start=datetime(2020, 1, 1, tzinfo=UTC))
     >>> read_nwb(path).labels("region").tolist()
     ['V1', 'V2']
     """
