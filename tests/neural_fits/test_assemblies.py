@@ -145,7 +145,7 @@ def test_pictures_and_labels_come_from_the_stimulus_set(tmp_path, modes, shape):
             lambda each: each.assign_coords(repetition=("presentation", [0] * 5)),
             "stimulus b has repeat 0 more than once",
         ),
-        (lambda each: each.rename(start_s="responses"), r"coordinates \['responses'\] of presentations have names that are used"),
+        (lambda each: each.rename(start_s="responses"), r"coordinates \['responses'\] of presentations have names"),
     ],
 )
 def test_what_is_no_assembly_is_refused(change, message):
