@@ -17,6 +17,39 @@ Array = NDArray[np.float64]
 PSEUDO_COUNT = 0.05
 
 
+def response_gain(responses: ArrayLike, *, median_maximum: float = 3.38) -> float:
+    """Gain that turns a model's responses into spikes per presentation.
+
+    The median over units that respond at all of their largest response becomes ``median_maximum``: 33.8 spikes/s, the
+    median of the V1 recordings, over 100 ms.
+
+    Parameters
+    ----------
+    responses : array_like, (..., unit)
+        Negative ones count as 0.
+    median_maximum : float
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    ValueError
+        If no unit responds.
+
+    Examples
+    --------
+    >>> response_gain([[1.0, 0.0, 2.0], [3.0, 0.0, 0.5]], median_maximum=5.0)
+    2.0
+    """
+    r = np.asarray(responses, dtype=np.float64)
+    largest = r.reshape(-1, r.shape[-1]).max(axis=0)
+    if not (largest > 0).any():
+        raise ValueError(f"none of {r.shape[-1]} units responds, so no gain can be found; choose other units.")
+    return float(median_maximum / np.median(largest[largest > 0]))
+
+
 def poisson_counts(
     responses: ArrayLike,
     *,
@@ -27,9 +60,8 @@ def poisson_counts(
 ) -> NDArray[np.int64]:
     """Spike counts of a model without noise: Poisson, around responses scaled to the rates of V1.
 
-    One gain for all units makes the median of their largest responses ``median_maximum`` spikes; negative responses
-    count as 0; every mean gets ``spontaneous`` spikes more. The defaults are 33.8 and 0.82 spikes/s, the medians of
-    the V1 recordings, over 100 ms.
+    One gain for all units, :func:`response_gain`; negative responses count as 0; every mean gets ``spontaneous``
+    spikes more. The defaults are 33.8 and 0.82 spikes/s, the medians of the V1 recordings, over 100 ms.
 
     Parameters
     ----------
@@ -46,7 +78,7 @@ def poisson_counts(
     Raises
     ------
     ValueError
-        If the shape differs, or more than half of the units never respond.
+        If the shape differs, or no unit responds.
 
     Examples
     --------
@@ -57,11 +89,7 @@ def poisson_counts(
     r = np.asarray(responses, dtype=np.float64)
     if r.ndim != 3 or not np.isfinite(r).all():
         raise ValueError(f"responses have shape {r.shape}; expected (family, sample, unit) without missing values.")
-    rectified = np.maximum(r, 0.0)
-    maximum = float(np.median(rectified.max(axis=(0, 1))))
-    if not maximum > 0:
-        raise ValueError("more than half of the units never respond, so no gain can be found; leave them out.")
-    mean = rectified * (median_maximum / maximum) + spontaneous
+    mean = np.maximum(r, 0.0) * response_gain(r, median_maximum=median_maximum) + spontaneous
     return np.random.default_rng(seed).poisson(mean[:, :, None], size=(*r.shape[:2], n_repeats, r.shape[2]))
 
 

@@ -93,7 +93,7 @@ def test_model_counts_have_the_stated_means():
         (lambda: family_accuracy(np.ones((2, 2, 2, 3))), "n_folds is 5; expected 2 to 2"),
         (lambda: sample_accuracy(np.ones((2, 2, 3, 3))), "n_folds is 5; expected 2 to 3"),
         (lambda: decoding(np.ones((2, 5, 5, 3)), population_sizes=(10,)), "do not fit 3 units"),
-        (lambda: poisson_counts(np.zeros((2, 2, 2))), "never respond"),
+        (lambda: poisson_counts(np.zeros((2, 2, 2))), "none of 2 units responds"),
     ],
 )
 def test_bad_input_is_named(call, message):
