@@ -232,6 +232,57 @@ def ablate(arguments: argparse.Namespace) -> None:
     print(f"Table and figure: {arguments.out}")
 
 
+def fit(arguments: argparse.Namespace) -> None:
+    """`lcl fit`."""
+    from lcl import measure
+    from neural_fits.datasets import load
+
+    models = {name: measure.named_model(name, seed=arguments.seed) for name in arguments.models}
+    recording = load(arguments.data)
+    for text in arguments.neurons or ():
+        recording = recording.select(neurons=measure.rows_where(recording, "neuron", text))
+    for text in arguments.stimuli or ():
+        recording = recording.select(stimuli=measure.rows_where(recording, "stimulus", text))
+    run = Path(arguments.models[0]) if measure.is_run(arguments.models[0]) else None
+    regression, options = measure.regression_of(arguments.regression)
+    name = f"fit-{recording.name}-{regression}"
+    out = arguments.out or (run / "fits" / name if run else None)
+    if out is None:
+        raise ValueError("give --out DIR, or a run folder as the first model, whose report then takes the results.")
+    split_options = {
+        key: value for key in ("n_folds", "n_splits", "train_size") if (value := getattr(arguments, key)) is not None
+    }
+    tables = measure.fit_models(
+        models,
+        recording,
+        splits=arguments.splits,
+        split_options=split_options,
+        regression=regression,
+        regression_options=options,
+        layers=arguments.layers,
+        reduction=arguments.reduction,
+        size_deg=arguments.size_deg,
+        rules=arguments.rules.split(","),
+        ceiling=arguments.ceiling,
+        min_reliability=arguments.min_reliability,
+        correlate=arguments.correlate,
+        control=arguments.control,
+        choose=arguments.choose_layer,
+        n_bootstrap=arguments.n_bootstrap,
+        seed=arguments.seed,
+        batch_size=arguments.batch,
+        device=arguments.device,
+        cache=arguments.cache,
+        progress=arguments.progress,
+        say=print,
+    )
+    from lcl.checkpoint import command_line
+
+    sections = measure.write_fits(tables, out, command=command_line())
+    report = measure.publish(sections, out, run=None if arguments.out else run, name=name)
+    print(f"Tables and figures: {out}\nReport: {report}")
+
+
 def data(arguments: argparse.Namespace) -> None:
     """`lcl data`."""
     from neural_fits import datasets
@@ -326,6 +377,62 @@ def parser() -> tuple[Parser, dict[str, Parser]]:
     added.add_argument("--progress", action=argparse.BooleanOptionalAction, default=True, help="progress bars")
     add_settings(added)
 
+    added = command(
+        "fit",
+        fit,
+        "How well each layer of one or more models predicts a recording: tables, figures and a section of the report.",
+        "  lcl fit runs/mine --data henaff2021 --size-deg 4\n"
+        "  lcl fit runs/mine untrained:runs/mine pixels gabor-energy alexnet:alexnet.npz --data recording.nc \\\n"
+        "      --regression location_ridge --splits grouped_kfold:movie grouped_kfold:frame_block --out fits\n"
+        "  lcl fit mypackage.models:make --layers 'features.*' --data v1.nc --regression pls:n_components=25 \\\n"
+        "      --splits stratified:type --out fits                     (Brain-Score's regression and splits)",
+    )
+    added.add_argument(
+        "models",
+        nargs="+",
+        metavar="MODEL",
+        help="run folder, pixels, gabor-energy, steerable-pyramid, alexnet:FILE.npz, untrained:MODEL, module:function",
+    )
+    added.add_argument("--data", required=True, metavar="NAME", help="recording: file, or name in `lcl data list`")
+    added.add_argument("--out", type=Path, metavar="DIR", help="folder of the results (default: in the run folder)")
+    added.add_argument("--layers", nargs="+", metavar="PATTERN", help="layers, by name or pattern (default: declared)")
+    added.add_argument("--neurons", action="append", metavar="LABEL=VALUE", help="only these, or LABEL!=VALUE,...")
+    added.add_argument("--stimuli", action="append", metavar="LABEL=VALUE", help="only these, or LABEL!=VALUE,...")
+    added.add_argument(
+        "--regression",
+        default="pls",
+        metavar="NAME[:OPTION=VALUE,...]",
+        help="pls, ridge, kernel_ridge, linear, location_ridge or separable (default: pls)",
+    )
+    added.add_argument(
+        "--splits",
+        nargs="+",
+        default=["kfold"],
+        metavar="NAME[:LABEL]",
+        help="kfold, random, stratified:LABEL, grouped:LABEL, grouped_kfold:LABEL; several are done in turn",
+    )
+    added.add_argument("--n-folds", type=int, metavar="N", help="folds of k-fold splits (default: 10)")
+    added.add_argument("--n-splits", type=int, metavar="N", help="random splits (default: 10)")
+    added.add_argument("--train-size", type=float, metavar="SHARE", help="of random splits (default: 0.9)")
+    added.add_argument(
+        "--rules",
+        default="raw,r2_over_ceiling,r_over_ceiling_squared,noise_corrected_per_neuron",
+        help="score rules (default: %(default)s)",
+    )
+    added.add_argument("--ceiling", default="spearman_brown", help="reliability (default: spearman_brown)")
+    added.add_argument("--min-reliability", type=float, metavar="R", help="score only neurons above this reliability")
+    added.add_argument("--correlate", default="split", type=one_of(["split", "pooled"]), help="split or pooled")
+    added.add_argument("--size-deg", type=float, metavar="DEG", help="size of the pictures where it is not known")
+    added.add_argument("--reduction", metavar="NAME", help="of the features: all, spatial_mean, pool:N, pca:N, ...")
+    added.add_argument("--control", action=argparse.BooleanOptionalAction, default=True, help="re-ordered responses")
+    added.add_argument("--choose-layer", action="store_true", help="choose a layer inside each training part as well")
+    added.add_argument("--n-bootstrap", type=int, default=1000, metavar="N", help="resamples (default: 1000)")
+    added.add_argument("--seed", type=int, default=0, help="of splits, control, bootstrap, untrained: (default: 0)")
+    added.add_argument("--batch", type=int, default=32, help="pictures at once (default: 32)")
+    added.add_argument("--device", default="cpu", help="cpu, cuda, mps (default: cpu)")
+    added.add_argument("--cache", type=Path, metavar="DIR", help="keep activations here, keyed by content")
+    added.add_argument("--progress", action=argparse.BooleanOptionalAction, default=True, help="progress bars")
+
     command("presets", presets, "List the presets: source, command, hardware, time, expected result.", "  lcl presets")
     added = command(
         "images",
@@ -389,7 +496,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     try:
         arguments.run_command(arguments)
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError, MemoryError) as error:
         print(f"lcl {name}: {error}", file=sys.stderr)
         return USAGE
     except Interrupted as stop:
