@@ -6,10 +6,13 @@ indices themselves are those of :mod:`neural_fits.texture_indices`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
+from neural_fits.texture_decoding import decoding, poisson_counts, response_gain
 from neural_fits.texture_indices import (
     by_family,
     mean_defined,
@@ -19,6 +22,8 @@ from neural_fits.texture_indices import (
     variance_components,
     variance_ratio,
 )
+from neural_fits.units import choose_units, unit_responses
+from neural_fits.vision_model import VisionModel
 
 __all__ = [
     "bootstrap_modulation",
@@ -29,12 +34,15 @@ __all__ = [
     "noise_against_noise",
     "sparseness",
     "stabilised",
+    "texture_modulation",
     "texture_properties",
     "variance_components",
     "variance_ratio",
 ]
 
 Array = NDArray[np.float64]
+
+BASELINES = ("subtract", "subtract_unclipped", "keep")
 
 
 def _as_pair(texture: ArrayLike, noise: ArrayLike) -> tuple[Array, Array]:
@@ -259,6 +267,124 @@ def texture_properties(
         coords={"family": np.arange(len(t)) if families is None else np.asarray(families)},
         attrs={"seed": seed, "n_resamples": n_resamples, "confidence": confidence, "n_samples": t.shape[1]},
     )
+
+
+def texture_modulation(
+    model: VisionModel,
+    texture: ArrayLike,
+    noise: ArrayLike,
+    *,
+    size_deg: float,
+    layers: str | Sequence[str] | None = None,
+    families: ArrayLike | None = None,
+    places: str = "centre",
+    n_units: int | None = None,
+    baseline: str = "subtract",
+    population_sizes: Sequence[int] = (1, 3, 10, 30, 100),
+    n_repeats: int = 20,
+    n_draws: int = 20,
+    n_resamples: int = 200,
+    seed: int = 0,
+    batch_size: int = 64,
+) -> xr.Dataset:
+    """Texture modulation, selectivity, tolerance and decoding of the units of any layers of any model.
+
+    Responses are rectified. One gain per layer (:func:`~neural_fits.texture_decoding.response_gain`) turns them into
+    spikes for the variance ratio and for decoding, where each presentation adds Poisson noise: a network without noise
+    would tell any two samples apart. A feed-forward network cannot show the delay of the preference for textures in
+    area V2, nor what feedback adds to it.
+
+    Parameters
+    ----------
+    model : VisionModel
+    texture, noise : array_like, (family, sample, row, column[, channel])
+        Pictures, uint8 or floats in [0, 1], with their aperture and on the ground they are shown on. Those of a
+        :class:`~stimuli.stimulus_set.StimulusSet` are arranged by :func:`by_family`.
+    size_deg : float
+        Width of the pictures.
+    layers : str or sequence of str, optional
+        Names or patterns; the model's own without it.
+    families : array_like, (family,), optional
+        Labels.
+    places : {"centre", "all"}
+        Units at the centre of each map, or anywhere.
+    n_units : int, optional
+        At most so many units per layer, drawn at random.
+    baseline : {"subtract", "subtract_unclipped", "keep"}
+        Subtract the response to a blank of the background's level and set what falls below to 0, as for neurons;
+        leave it negative, as Brain-Score's property benchmarks do for models; or keep the responses as they are.
+    population_sizes : sequence of int
+        Of decoding; larger ones than a layer has units are NaN, and an empty sequence leaves decoding out.
+    n_repeats, n_draws : int
+        Presentations of each picture to the decoder, and populations of each size.
+    n_resamples : int
+        See :func:`texture_properties`.
+    seed : int
+    batch_size : int
+        Pictures at once.
+
+    Returns
+    -------
+    xarray.Dataset
+        :func:`texture_properties` with all layers' units along ``unit`` (coordinates ``unit_layer``, ``channel``,
+        ``row``, ``column``), what it says of a population along ``layer``; ``blank`` over unit; ``family_accuracy``
+        and ``sample_accuracy`` over (layer, draw, population_size).
+
+    Raises
+    ------
+    ValueError
+        If the pictures do not fit, an option is unknown, or no unit of a layer responds.
+
+    Examples
+    --------
+    >>> import torch
+    >>> net = torch.nn.Sequential(torch.nn.Conv2d(1, 6, 5), torch.nn.ReLU())
+    >>> model = VisionModel(net, "net", channels=1, input_px=16, field_deg=2.0, layers=("1",))
+    >>> texture, noise = np.random.default_rng(0).random((2, 3, 4, 16, 16))
+    >>> units = texture_modulation(model, texture, noise, size_deg=2.0, n_draws=2, population_sizes=(1, 2))
+    >>> units.modulation.shape, units.family_accuracy.dims
+    ((6,), ('layer', 'draw', 'population_size'))
+    """
+    pictures = [np.asarray(texture), np.asarray(noise)]
+    if pictures[0].shape != pictures[1].shape or pictures[0].ndim not in (5, 4) or min(pictures[0].shape[:2]) < 2:
+        raise ValueError(
+            f"textures {pictures[0].shape} and noise {pictures[1].shape}: expected one shape (family, sample, row, "
+            "column[, channel]) with at least two families and two samples."
+        )
+    if baseline not in BASELINES:
+        raise ValueError(f"baseline is {baseline!r}; expected one of {BASELINES}.")
+    grid = pictures[0].shape[:2]
+    units = choose_units(model, layers, places=places, n_units=n_units, seed=seed)
+    show = {"size_deg": size_deg, "batch_size": batch_size}
+    ground = np.full((1, *pictures[0].shape[2:]), model.background, dtype=np.float32)
+    blank = np.maximum(unit_responses(model, ground, units, **show)[0].astype(np.float64), 0.0)
+    responses = []
+    for each in pictures:
+        r = np.maximum(unit_responses(model, each.reshape(-1, *each.shape[2:]), units, **show).astype(np.float64), 0.0)
+        r = r if baseline == "keep" else r - blank
+        responses.append((np.maximum(r, 0.0) if baseline == "subtract" else r).reshape(*grid, -1))
+    options = {"families": families, "n_resamples": n_resamples, "seed": seed}
+    of_layers = []
+    for name in units.layers:
+        t, n = (r[..., units.layer == name] for r in responses)
+        if not (np.maximum(t, n) > 0).any():
+            raise ValueError(f"no unit of layer {name} of {model.name} responds to a picture; choose another layer.")
+        gain = response_gain(np.concatenate([t, n]))
+        found = texture_properties(t, n, spikes_per_response=gain, **options)
+        if any(size <= t.shape[2] for size in population_sizes):
+            counts = poisson_counts(t, n_repeats=n_repeats, seed=seed)
+            folds = min(5, grid[1], n_repeats)
+            growth = decoding(counts, population_sizes=population_sizes, n_draws=n_draws, n_folds=folds, seed=seed)
+            found = found.merge(growth.reindex(population_size=list(population_sizes)))
+        of_layers.append(found)
+    per_unit = [found[[v for v in found if "unit" in found[v].dims]] for found in of_layers]
+    per_layer = [found[[v for v in found if "unit" not in found[v].dims]] for found in of_layers]
+    joined = xr.concat(per_unit, dim="unit").merge(xr.concat(per_layer, dim="layer"))
+    coordinates = {"unit_layer" if k == "layer" else k: v for k, v in units.coordinates().items()}
+    about = {"model": model.name, "size_deg": size_deg, "places": places, "baseline": baseline, "n_repeats": n_repeats}
+    chances = {"family_chance": 1 / grid[0], "sample_chance": 1 / grid[1]}
+    joined = joined.assign(blank=("unit", blank)).assign_coords(layer=list(units.layers), **coordinates)
+    return joined.assign_attrs({**of_layers[0].attrs, **about, **chances})
 
 
 def _mean(values: Array, *, axis: int) -> Array:

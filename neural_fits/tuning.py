@@ -6,7 +6,7 @@ with published distributions.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import xarray as xr
@@ -19,6 +19,8 @@ from neural_fits.tuning_curves import (
     phase_modulation,
     size_tuning,
 )
+from neural_fits.units import choose_units, unit_responses
+from neural_fits.vision_model import VisionModel
 from stimuli.gratings import grating
 from stimuli.stimulus_set import factorial
 
@@ -139,7 +141,9 @@ def measure_tuning(
     """Show gratings to anything that responds to pictures, and measure the tuning of its units.
 
     Full-field gratings of every orientation, frequency and phase come first. Then every unit is shown its best grating
-    in discs of several diameters and, full field, at several contrasts; each response is the mean over phases.
+    in discs of several diameters and, full field, at several contrasts; each response is the mean over phases. Units
+    that share a best grating share its pictures: ``n_phases (n_orientations n_frequencies + best gratings (n_diameters
+    + n_contrasts))`` pictures in all, so ``n_units`` of :func:`tuning` is what keeps size and contrast affordable.
 
     Parameters
     ----------
@@ -248,3 +252,66 @@ def _responses(respond: Callable, images: NDArray[np.float32]) -> Array:
             f"responses to {len(images)} pictures have shape {responses.shape}; expected (stimulus, unit)."
         )
     return responses
+
+
+def tuning(
+    model: VisionModel,
+    *,
+    layers: str | Sequence[str] | None = None,
+    places: str = "centre",
+    n_units: int | None = None,
+    seed: int = 0,
+    batch_size: int = 64,
+    **options,
+) -> xr.Dataset:
+    """Tuning to gratings of the units of any layers of any model.
+
+    Gratings are drawn at the model's own resolution over its whole field, so nothing is resampled. Responses are
+    rectified.
+
+    Parameters
+    ----------
+    model : VisionModel
+    layers : str or sequence of str, optional
+        Names or patterns; the model's own without it.
+    places : {"centre", "all"}
+        Units at the centre of each map, or anywhere. Discs are centred on the field, so size tuning means something
+        for central units alone.
+    n_units : int, optional
+        At most so many units per layer, drawn at random.
+    seed : int
+        Of the draw.
+    batch_size : int
+        Pictures at once.
+    **options
+        Of :func:`measure_tuning`.
+
+    Returns
+    -------
+    xarray.Dataset
+        Over ``unit``, with coordinates ``layer``, ``channel``, ``row`` and ``column``; see :func:`measure_tuning`.
+
+    Raises
+    ------
+    ValueError
+        If a layer or an option is unknown.
+
+    Examples
+    --------
+    >>> import torch
+    >>> net = torch.nn.Sequential(torch.nn.Conv2d(1, 3, 7), torch.nn.ReLU())
+    >>> model = VisionModel(net, "net", channels=1, input_px=32, field_deg=4.0)
+    >>> units = tuning(model, layers="1", n_orientations=4, n_phases=4, diameters_deg=None, contrasts=None)
+    >>> units.circular_variance.shape, units.layer.values.tolist()
+    ((3,), ['1', '1', '1'])
+    """
+    units = choose_units(model, layers, places=places, n_units=n_units, seed=seed)
+    measured = measure_tuning(
+        lambda images: np.maximum(
+            unit_responses(model, images, units, size_deg=model.field_deg, batch_size=batch_size), 0.0
+        ),
+        size_deg=model.field_deg,
+        pixels_per_degree=model.pixels_per_degree,
+        **options,
+    )
+    return measured.assign_coords(units.coordinates()).assign_attrs(model=model.name, places=places, seed=seed)

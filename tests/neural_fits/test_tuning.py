@@ -1,10 +1,12 @@
 import numpy as np
 import pytest
+import torch
 
 from neural_fits.datasets.v1_published import published_distributions
 from neural_fits.distribution_similarity import compare_with_published
 from neural_fits.gabor import gabor
-from neural_fits.tuning import measure_tuning, tuning_properties
+from neural_fits.tuning import measure_tuning, tuning, tuning_properties
+from neural_fits.vision_model import VisionModel
 
 SIDE, PX_PER_DEG = 48, 24.0
 SCREEN = {"size_deg": SIDE / PX_PER_DEG, "pixels_per_degree": PX_PER_DEG}
@@ -145,3 +147,28 @@ def test_bad_responses_are_named():
         measure_tuning(lambda images: images, **SCREEN)
     with pytest.raises(ValueError, match="4 orientations and 3 frequencies"):
         tuning_properties(np.ones((3, 4, 2, 2)), orientations_deg=[0, 45, 90, 135], frequencies_cpd=[1, 2, 3])
+
+
+def test_any_layer_of_a_model():
+    orientation, frequency = np.array([20.0, 75.0, 130.0]), np.array([2.0, 3.0, 4.0])
+    conv = torch.nn.Conv2d(1, 6, SIDE + 1, bias=False)
+    weights = np.zeros((6, 1, SIDE + 1, SIDE + 1), dtype=np.float32)
+    for i, phase in enumerate((0, 90)):
+        weights[3 * i : 3 * i + 3, 0, :SIDE, :SIDE] = bank(orientation, frequency, phase).reshape(3, SIDE, SIDE)
+    conv.weight.data = torch.from_numpy(weights)
+
+    def energy(x):
+        even, odd = conv(x).split(3, dim=1)
+        return {"simple": even.relu(), "energy": (even**2 + odd**2).sqrt()}
+
+    model = VisionModel(energy, "energy", channels=1, input_px=64, field_deg=64 / PX_PER_DEG, mean=(0.5,))
+    units = tuning(model, frequencies_cpd=np.geomspace(0.7, 11, 11), n_phases=12, diameters_deg=None, contrasts=None)
+    assert units.layer.values.tolist() == ["simple"] * 3 + ["energy"] * 3
+    error = (units.preferred_orientation_deg.values - np.tile(orientation, 2) + 90) % 180 - 90
+    assert np.abs(error).max() < 2
+    assert np.abs(units.peak_frequency_cpd.values / np.tile(frequency, 2) - 1).max() < 0.05
+    assert units.f1_f0.values[:3] == pytest.approx(np.full(3, np.pi / 2), rel=0.03)
+    assert units.f1_f0.values[3:].max() < 0.05
+    assert units.attrs["model"] == "energy"
+    one = tuning(model, layers="energy", n_units=1, frequencies_cpd=[1, 2, 4], diameters_deg=None, contrasts=None)
+    assert one.sizes["unit"] == 1
