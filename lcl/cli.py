@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import functools
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -266,6 +267,7 @@ def fit(arguments: argparse.Namespace) -> None:
         ceiling=arguments.ceiling,
         min_reliability=arguments.min_reliability,
         correlate=arguments.correlate,
+        nested_groups=arguments.nested_groups,
         control=arguments.control,
         choose=arguments.choose_layer,
         n_bootstrap=arguments.n_bootstrap,
@@ -274,7 +276,7 @@ def fit(arguments: argparse.Namespace) -> None:
         device=arguments.device,
         cache=arguments.cache,
         progress=arguments.progress,
-        say=print,
+        say=functools.partial(print, flush=True),
     )
     from lcl.checkpoint import command_line
 
@@ -424,6 +426,12 @@ def parser() -> tuple[Parser, dict[str, Parser]]:
     added.add_argument("--correlate", default="split", type=one_of(["split", "pooled"]), help="split or pooled")
     added.add_argument("--size-deg", type=float, metavar="DEG", help="size of the pictures where it is not known")
     added.add_argument("--reduction", metavar="NAME", help="of the features: all, spatial_mean, pool:N, pca:N, ...")
+    added.add_argument(
+        "--nested-groups",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="keep groups together inside the training part too, where a penalty is chosen",
+    )
     added.add_argument("--control", action=argparse.BooleanOptionalAction, default=True, help="re-ordered responses")
     added.add_argument("--choose-layer", action="store_true", help="choose a layer inside each training part as well")
     added.add_argument("--n-bootstrap", type=int, default=1000, metavar="N", help="resamples (default: 1000)")

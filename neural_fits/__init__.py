@@ -1,6 +1,5 @@
 """How models are compared with brains and people; works with any torch model and knows nothing of :mod:`lcl`."""
 
-from neural_fits.activations import activations
 from neural_fits.ceiling import CEILINGS
 from neural_fits.fits import choose_layer, fit_features, fit_layers, layer_score, read_fit, write_fit
 from neural_fits.pls import PLS
@@ -27,7 +26,6 @@ __all__ = [
     "SeparableRidge",
     "Splits",
     "VisionModel",
-    "activations",
     "choose_layer",
     "fit_features",
     "fit_layers",

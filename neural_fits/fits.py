@@ -106,6 +106,7 @@ def fit_features(
     ceiling_options: Mapping | None = None,
     min_reliability: float | None = None,
     correlate: str = "split",
+    nested_groups: bool = True,
     control: bool = True,
     choose: bool = False,
     n_bootstrap: int = 1000,
@@ -126,8 +127,7 @@ def fit_features(
     regression_options : mapping, optional
         Keyword arguments of the regression, for example ``{"n_components": 25}``.
     splits : str or Splits
-        As in :func:`make_splits`. Splits by group also keep groups together where the regression chooses a penalty or
-        a number of components inside the training part.
+        As in :func:`make_splits`.
     split_options : mapping, optional
         ``n_folds``, ``train_size`` ...; ``seed`` is ``seed`` without it.
     rules : sequence of str
@@ -141,6 +141,9 @@ def fit_features(
         Correlate predictions and responses within each test part and average (Brain-Score), or over all held-out
         stimuli together, which needs splits that hold out every stimulus once (k-fold). Pooled correlations also count
         the differences between test parts; where these are whole movies, the two differ.
+    nested_groups : bool
+        Splits by group: keep groups together where the regression chooses a penalty or a number of components inside
+        the training part as well. That asks the same question inside as outside; with few groups the choice is noisy.
     control : bool
         Fit responses re-ordered between stimuli as well (between groups, where the splits have groups): the
         correlation has to fall to about zero, or a little below, since a training mean is high where the test part's
@@ -190,6 +193,7 @@ def fit_features(
         raise ValueError("no layer was given; expected at least one.")
     divided = make_splits(recording, splits, **{"seed": seed, **(split_options or {})})
     groups = recording.labels(divided.record["by"]) if divided.record["name"].startswith("grouped") else None
+    inner = groups if nested_groups else None
     tests = list(divided.test)
     held_out = np.concatenate(tests)
     once = len(held_out) == recording.n_stimuli == len(np.unique(held_out))
@@ -220,12 +224,12 @@ def fit_features(
         X = _features_for(regression, features[layer], layer, recording.n_stimuli)
         n_features.append(int(np.prod(X.shape[1:])))
         Y = measured if reordered is None or not together else np.concatenate([measured, measured[reordered]], 1)
-        parts = regressor.cross_predict(X, Y, divided, groups=groups)
+        parts = regressor.cross_predict(X, Y, divided, groups=inner)
         if reordered is not None:
             if together:
                 parts, others = [p[:, :n_neurons] for p in parts], [p[:, n_neurons:] for p in parts]
             else:
-                others = regressor.cross_predict(X, measured[reordered], divided, groups=groups)
+                others = regressor.cross_predict(X, measured[reordered], divided, groups=inner)
             for s, (part, test) in enumerate(zip(others, tests, strict=True)):
                 control_correlation[i, s] = correlations(part, measured[reordered][test])
         for s, (part, test) in enumerate(zip(parts, tests, strict=True)):
@@ -294,6 +298,7 @@ def fit_features(
             "regression_options": json.dumps(dict(regression_options or {}), default=str),
             "splits": json.dumps(divided.record),
             "correlate": correlate,
+            "nested_groups": int(nested_groups),
             "ceiling": ceiling,
             "min_reliability": float("nan") if min_reliability is None else min_reliability,
             "n_bootstrap": n_bootstrap,
@@ -308,7 +313,7 @@ def fit_features(
     if reordered is not None:
         table["correlation_reordered"] = (("layer", "split", "neuron"), control_correlation)
     if choose:
-        chosen, inner = [], []
+        chosen, inner_scores = [], []
         for train in divided.train:
             name, values = choose_layer(
                 {
@@ -322,10 +327,10 @@ def fit_features(
                 seed=seed,
             )
             chosen.append(name)
-            inner.append([values[layer] for layer in layers])
+            inner_scores.append([values[layer] for layer in layers])
         rows = [layers.index(name) for name in chosen]
         table["chosen_layer"] = ("split", chosen)
-        table["inner_score"] = (("split", "layer"), inner)
+        table["inner_score"] = (("split", "layer"), inner_scores)
         table["correlation_chosen"] = (("split", "neuron"), correlation[rows, np.arange(n_splits)])
     table.attrs["seconds"] = round(time.perf_counter() - started, 2)
     return table
