@@ -18,6 +18,8 @@ from PIL import Image
 import lcl
 from lcl.cli import main
 from neural_fits import datasets
+from neural_fits.fits import read_fit
+from neural_fits.recordings import recording_from_arrays, write_recording
 
 SMALL = [
     *("--channels", "6,8", "--kernels", "5,3", "--strides", "2,1", "--paddings", "2,1", "--steps", "3,2"),
@@ -336,3 +338,54 @@ def test_the_program_starts_as_a_module_and_exits_with_2(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
+
+
+def test_fit_measures_a_run_and_puts_it_into_the_report(tmp_path, capsys):
+    """A short run, fitted to a recording in a file: tables, figures, and a section of the report."""
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 256, (24, 32, 32), dtype=np.uint8)
+    counts = rng.poisson(pictures[:, 14:18, 14:18].mean((1, 2))[:, None, None] / 20, (24, 6, 3))
+    recording = recording_from_arrays(
+        counts, images=pictures, size_deg=4.0, stimulus={"movie": np.repeat(list("abcd"), 6)}, name="made"
+    )
+    write_recording(recording, tmp_path / "made.nc")
+    run = tmp_path / "run"
+    assert main(["train", *SMALL, "--out", str(run)]) == 0
+    command = ["fit", str(run), "pixels", "--data", str(tmp_path / "made.nc"), "--regression", "ridge"]
+    command += ["--splits", "kfold", "grouped_kfold:movie", "--reduction", "spatial_mean", "--n-bootstrap", "20"]
+    assert main([*command, "--no-progress"]) == 0
+    printed = capsys.readouterr().out
+    assert "run V1: raw" in printed
+    folder = run / "fits" / "fit-made-ridge"
+    names = sorted(path.name for path in folder.iterdir())
+    assert "grouped_kfold-movie.csv" in names
+    assert "kfold-scores.png" in names
+    assert "Fit to made, grouped_kfold:movie" in (run / "report.html").read_text(encoding="utf-8")
+    table = read_fit(next(folder.glob("kfold-*run*.nc")))
+    assert table.layer.values.tolist() == ["V1", "V2"]
+    assert table.attrs["command"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["fit", "pixles", "--data", "made.nc"], "model 'pixles' is unknown"),
+        (["fit", "pixels", "--data", "made.nc"], "give --out DIR"),
+        (["fit", "pixels", "--data", "made.nc", "--neurons", "area=V1", "--out", "o"], "chooses no neurons"),
+        (["fit", "pixels", "--data", "made.nc", "--neurons", "region=V9", "--out", "o"], "no neuron has region 'V9'"),
+        (["fit", "pixels", "--data", "made.nc", "--regression", "pls:n=3", "--out", "o"], "'n=3' is no option of pls"),
+        (["fit", "alexnet", "--data", "made.nc", "--out", "o"], "give alexnet:FILE.npz"),
+        (["fit", "pixels", "--data", "made.nc", "--splits", "movies", "--out", "o"], "splits are 'movies'"),
+    ],
+)
+def test_what_fit_cannot_do_is_said_in_a_sentence(arguments, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    pictures = np.zeros((12, 8, 8), np.uint8)
+    write_recording(
+        recording_from_arrays(np.ones((12, 2, 2)), images=pictures, size_deg=4.0, neuron={"region": "V1"}), "made.nc"
+    )
+    assert main([*arguments, "--no-progress"]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "o").exists()
