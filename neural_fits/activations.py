@@ -1,72 +1,215 @@
-"""Responses of any layer of any torch model, streamed, reduced, and kept under a key of everything they depend on."""
+"""Responses of any layer of any torch model to pictures of a known size in degrees.
+
+Pictures are placed in the model's visual field and go through it in batches; every layer is copied out, made smaller as
+asked, and written to memory, to memory-mapped files, or to a cache whose keys are made of content: the weights and code
+of the model, its preprocessing, the pixels and the code of this package.
+"""
 
 import contextlib
 import dataclasses
 import hashlib
-import inspect
 import json
 import logging
 import math
 import os
+import platform
+import re
 import shutil
 import tempfile
 import time
-import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+from urllib.parse import quote
 
 import numpy as np
+import scipy.sparse
 import torch
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d
-from tqdm.auto import tqdm
+from torch.nn import functional as F
+from tqdm import tqdm
 
-from neural_fits.placing import place
-from neural_fits.vision_model import VisionModel, as_vision_model, device_of, evaluating, layer_names, layer_responses
+from neural_fits import content, vision_model
+from neural_fits.content import digest, file_digest
+from neural_fits.vision_model import VisionModel, as_vision_model, device_of, layer_names, layer_responses
 from stimuli.files import replacing
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
-#: Bytes of one block of a random projection.
-PROJECTION_BYTES = 64 * 2**20
-#: Share of the free memory or disk that may be used.
-SHARE = 0.8
+#: Red, green and blue in luma, ITU-R BT.601.
+LUMA = (0.299, 0.587, 0.114)
+#: Pictures at once where they are placed or their pixels read.
+CHUNK = 64
+#: Features at once where matrices are made or multiplied: they need never be whole.
+BLOCK = 4096
+#: Numbers that are kept where a reduction does not say how many.
+DEFAULT_COMPONENTS = {"random_projection": 4096, "pca": 1000}
+REDUCTIONS = ("all", "maps", "spatial_mean", "pool:N", "random_projection:N", "pca:N")
+FORMAT = 1
+
+
+def place(images: np.ndarray | Tensor, *, size_deg: float, model: VisionModel) -> Tensor:
+    """Pictures as a model sees them: scaled to degrees, centred in its field, and normalised.
+
+    A picture ``size_deg`` wide takes ``round(size_deg * input_px / field_deg)`` columns, and as many rows as keep its
+    shape. It is resized bilinearly, with a filter as wide as the step where it becomes smaller (antialiasing), unless
+    it has that size already. What is outside the field is cut off; around smaller pictures the field is
+    ``model.background``. Where margins cannot be equal, the right and the lower are one pixel wider. Colour becomes
+    grey as ITU-R BT.601 luma; grey becomes three equal channels. Normalisation comes last.
+
+    Parameters
+    ----------
+    images : array or Tensor, (stimulus, row, column) or (stimulus, row, column, channel)
+        uint8, or float in [0, 1]; 1 or 3 channels.
+    size_deg : float
+        Width of the pictures in degrees of visual angle.
+    model : VisionModel
+
+    Returns
+    -------
+    Tensor, (stimulus, ``model.channels``, ``model.input_px``, ``model.input_px``)
+        float32.
+
+    Raises
+    ------
+    ValueError
+        If the size is not known or not positive, or the pictures have another shape, type or range.
+
+    Examples
+    --------
+    >>> model = VisionModel(torch.nn.Identity(), "eye", channels=1, input_px=8, field_deg=8.0)
+    >>> place(np.full((1, 2, 2), 255, dtype=np.uint8), size_deg=2.0, model=model)[0, 0, 2:6, 2:6]
+    tensor([[0.5000, 0.5000, 0.5000, 0.5000],
+            [0.5000, 1.0000, 1.0000, 0.5000],
+            [0.5000, 1.0000, 1.0000, 0.5000],
+            [0.5000, 0.5000, 0.5000, 0.5000]])
+    """
+    height, width = _picture_size(images, size_deg, model)
+    placed = torch.full((len(images), model.channels, model.input_px, model.input_px), float(model.background))
+    rows_in, rows_out = _overlap(height, model.input_px)
+    columns_in, columns_out = _overlap(width, model.input_px)
+    for start in range(0, len(images), CHUNK):
+        pictures = _levels(_some(images, slice(start, start + CHUNK)), model.channels)
+        if pictures.shape[-2:] != (height, width):
+            pictures = F.interpolate(pictures, (height, width), mode="bilinear", align_corners=False, antialias=True)
+        placed[start : start + CHUNK, :, rows_out, columns_out] = pictures[..., rows_in, columns_in]
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (model.mean, model.std))
+    return placed.sub_(mean).div_(std)
+
+
+def _some(images: Any, rows: slice | Sequence[int]) -> Tensor:
+    """Some pictures, copied: the array may be read-only, or a file."""
+    return images[rows].detach().cpu() if isinstance(images, Tensor) else torch.from_numpy(np.array(images[rows]))
+
+
+def _picture_size(images: Any, size_deg: float, model: VisionModel) -> tuple[int, int]:
+    """Rows and columns that pictures take in the input of a model."""
+    shape = tuple(images.shape)
+    if len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] not in (1, 3)) or 0 in shape:
+        raise ValueError(
+            f"images have shape {shape}; expected (stimulus, row, column), or 1 or 3 channels after these."
+        )
+    if not (isinstance(size_deg, int | float | np.number) and math.isfinite(size_deg)):
+        raise ValueError(
+            f"size_deg is {size_deg}: how large the pictures were shown is not known; give the width in degrees that "
+            "you assume, such as size_deg=4.0."
+        )
+    width = round(float(size_deg) * model.input_px / model.field_deg)
+    height = round(width * shape[1] / shape[2])
+    if min(width, height) < 1:
+        raise ValueError(
+            f"size_deg is {size_deg}: pictures of {shape[1]} x {shape[2]} would take {height} x {width} pixels of "
+            f"{model.name}, which has {model.pixels_per_degree:.3g} to a degree; expected at least one."
+        )
+    return height, width
+
+
+def _overlap(size_px: int, input_px: int) -> tuple[slice, slice]:
+    """The part of a line of pixels that is in the field, and the part of the field that it fills."""
+    if size_px >= input_px:
+        start = (size_px - input_px) // 2
+        return slice(start, start + input_px), slice(None)
+    start = (input_px - size_px) // 2
+    return slice(None), slice(start, start + size_px)
+
+
+def _levels(pictures: Tensor, channels: int) -> Tensor:
+    """Float pictures (stimulus, channel, row, column) in [0, 1]."""
+    if pictures.dtype == torch.uint8:
+        pictures = pictures.float() / 255
+    elif pictures.is_floating_point():
+        pictures = pictures.float()
+        low, high = (float(x) for x in pictures.aminmax())
+        if not (low >= 0 and high <= 1):
+            raise ValueError(f"images reach from {low:g} to {high:g}; expected floats in [0, 1], or uint8.")
+    else:
+        raise ValueError(f"images are {pictures.dtype}; expected uint8, or floats in [0, 1].")
+    pictures = pictures[:, None] if pictures.ndim == 3 else pictures.movedim(3, 1)
+    if pictures.shape[1] == channels:
+        return pictures
+    if channels == 3:
+        return pictures.expand(-1, 3, -1, -1)
+    return (pictures * torch.tensor(LUMA).view(3, 1, 1)).sum(1, keepdim=True)
 
 
 @dataclasses.dataclass(frozen=True)
 class Reduction:
-    """What is kept of a layer's response, read from its name.
+    """What is kept of a layer.
 
     Attributes
     ----------
-    kind : {"all", "maps", "spatial_mean", "pool", "random", "pca"}
-    size : int
-        Places on a side (``pool:13``), or features (``random:1000``, ``pca:300``).
+    kind : {"all", "maps", "spatial_mean", "pool", "random_projection", "pca"}
+    size : int, optional
+        Side of the grid of ``pool``, or number of features of a projection.
+
+    Examples
+    --------
+    >>> parse_reduction("pool:13")
+    Reduction(kind='pool', size=13)
     """
 
     kind: str
-    size: int = 0
+    size: int | None = None
+
+    def shape(self, layer: str, shape: Sequence[int], n_fit: int) -> tuple[int, ...]:
+        """Shape of what is kept of one stimulus, of a layer with this shape, fitted (PCA) on so many."""
+        n_features = math.prod(shape)
+        if self.kind in ("maps", "pool"):
+            if len(shape) not in (1, 3):
+                raise ValueError(
+                    f"layer {layer} has shape {tuple(shape)} for a picture; reduction {self.kind!r} expects maps "
+                    "(channel, row, column), or a vector as maps of one place; expected reduction 'all' or another "
+                    "layer."
+                )
+            maps = tuple(shape) if len(shape) == 3 else (*shape, 1, 1)
+            return (maps[0], *(min(side, self.size) for side in maps[1:])) if self.size else maps
+        if self.kind == "spatial_mean":
+            if len(shape) > 3:
+                raise ValueError(
+                    f"layer {layer} has shape {tuple(shape)} for a picture; expected maps, tokens or a vector."
+                )
+            return (shape[1] if len(shape) == 2 else shape[0],)
+        if self.kind == "random_projection":
+            return (min(n_features, self.size or DEFAULT_COMPONENTS[self.kind]),)
+        if self.kind == "pca":
+            most = min(n_features, n_fit - 1)
+            if (self.size or 1) > most:
+                raise ValueError(
+                    f"layer {layer} has {n_features} features and PCA {n_fit} pictures, which leave {most} components; "
+                    f"expected at most that many, and at least one, instead of {self.size or 'some'}."
+                )
+            return (self.size or min(most, DEFAULT_COMPONENTS[self.kind]),)
+        return (n_features,)
 
 
-#: Names of reductions and what they give.
-REDUCTIONS = {
-    "all": "every feature, (stimulus, feature)",
-    "maps": "maps as they are, (stimulus, channel, row, column)",
-    "spatial_mean": "mean over places, (stimulus, channel)",
-    "pool:N": "maps averaged to at most N x N places, (stimulus, channel, row, column)",
-    "random:N": "N seeded Gaussian projections, (stimulus, N); distances are kept to about sqrt(2 / N)",
-    "pca:N": "N principal components of the pictures shown, or of `pca_images`, (stimulus, N)",
-}
-
-
-def reduction_of(name: str) -> Reduction:
-    """Reduction that a name stands for.
+def parse_reduction(text: str) -> Reduction:
+    """Reduction of a text such as ``pool:13``.
 
     Parameters
     ----------
-    name : str
-        One of ``REDUCTIONS`` with a number in place of ``N``.
+    text : str
+        See :func:`activations`.
 
     Returns
     -------
@@ -75,567 +218,690 @@ def reduction_of(name: str) -> Reduction:
     Raises
     ------
     ValueError
-        If the name is unknown.
+        If there is no such reduction.
 
     Examples
     --------
-    >>> reduction_of("pool:13")
-    Reduction(kind='pool', size=13)
+    >>> parse_reduction("spatial_mean")
+    Reduction(kind='spatial_mean', size=None)
     """
-    kind, colon, size = name.partition(":")
-    if kind in ("all", "maps", "spatial_mean") and not colon:
-        return Reduction(kind)
-    if kind in ("pool", "random", "pca") and size.isdecimal() and int(size) > 0:
-        return Reduction(kind, int(size))
-    raise ValueError(f"reduction is {name!r}; expected one of {', '.join(REDUCTIONS)}, N a positive whole number.")
+    kind, colon, size = text.partition(":")
+    sized = kind in ("pool", "random_projection", "pca")
+    valid = re.fullmatch("[1-9][0-9]*", size) if sized and colon else not colon and kind != "pool"
+    if kind not in {each.partition(":")[0] for each in REDUCTIONS} or not valid:
+        raise ValueError(f"reduction is {text!r}; expected one of {', '.join(REDUCTIONS)}, with a number as N.")
+    return Reduction(kind, int(size) if size else None)
+
+
+def random_projection(n_features: int, n_components: int, *, seed: int) -> scipy.sparse.csr_array:
+    """Very sparse random projection, which keeps squared distances in expectation.
+
+    Entries are ``±sqrt(1 / (density * n_components))`` with probability ``density = 1 / sqrt(n_features)``, else 0
+    (Li, Hastie & Church 2006, KDD). They are drawn block by block of features; the matrix has about
+    ``n_components * sqrt(n_features)`` entries, and depends on its shape and the seed alone.
+
+    Parameters
+    ----------
+    n_features, n_components : int
+    seed : int
+
+    Returns
+    -------
+    scipy.sparse.csr_array, (n_features, n_components)
+        float32.
+
+    Examples
+    --------
+    >>> matrix = random_projection(10_000, 50, seed=0)
+    >>> matrix.shape, bool(abs(matrix.nnz / 5_000 - 1) < 0.1)
+    ((10000, 50), True)
+    """
+    density = 1 / math.sqrt(n_features)
+    scale = np.float32(math.sqrt(1 / (density * n_components)))
+    blocks = []
+    for start in range(0, n_features, BLOCK):
+        rng = np.random.default_rng([seed, n_features, n_components, start])
+        n_rows = min(BLOCK, n_features - start)
+        number = rng.binomial(n_rows * n_components, density)
+        places = rng.choice(n_rows * n_components, number, replace=False, shuffle=False)
+        values = np.where(rng.random(number) < 0.5, -scale, scale)
+        rows, columns = np.divmod(places, n_components)
+        blocks.append(scipy.sparse.coo_array((values, (rows, columns)), (n_rows, n_components)).tocsr())
+    return scipy.sparse.csr_array(scipy.sparse.vstack(blocks, format="csr"))
+
+
+def principal_components(features: np.ndarray, n_components: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Exact principal components, of the smaller of the two products of features with themselves, in double precision.
+
+    The features are overwritten by the components where there are more features than stimuli, so that nothing of
+    their size is needed beside them. Signs are such that the largest score of each component is positive.
+
+    Parameters
+    ----------
+    features : ndarray, (stimulus, feature)
+        In memory or memory-mapped; changed.
+    n_components : int
+        Fewer than stimuli, and not more than features.
+
+    Returns
+    -------
+    mean : ndarray, (feature,)
+    components : ndarray, (component, feature)
+        Of unit length; zero beyond the rank of the features.
+    scores : ndarray, (stimulus, component)
+
+    Examples
+    --------
+    >>> mean, components, scores = principal_components(np.array([[0.0, 0.0], [2.0, 2.0], [7.0, 7.0]]), 1)
+    >>> np.abs(components).round(3), scores.round(3).ravel().tolist()
+    (array([[0.707, 0.707]]), [-4.243, -1.414, 5.657])
+    """
+    n, n_features = features.shape
+    column_blocks = [slice(start, start + BLOCK) for start in range(0, n_features, BLOCK)]
+    row_blocks = [slice(start, start + BLOCK) for start in range(0, n, BLOCK)]
+    mean = np.concatenate([features[:, block].mean(0, dtype=np.float64) for block in column_blocks])
+    if n_features <= n:
+        scatter = np.zeros((n_features, n_features))
+        for block in row_blocks:
+            centred = features[block] - mean
+            scatter += centred.T @ centred
+        components = np.linalg.eigh(scatter)[1][:, ::-1][:, :n_components].T
+        scores = np.concatenate([(features[block] - mean) @ components.T for block in row_blocks])
+        signs = _signs(scores)
+        return mean, components * signs[:, None], scores * signs
+    gram = np.zeros((n, n))
+    for block in column_blocks:
+        centred = features[:, block] - mean[block]
+        gram += centred @ centred.T
+    values, vectors = np.linalg.eigh(gram)
+    lengths = np.sqrt(np.maximum(values[::-1][:n_components], 0))
+    vectors = vectors[:, ::-1][:, :n_components]
+    vectors = vectors * _signs(vectors)
+    # Squares of lengths carry the rounding of double precision, relative to the largest.
+    real = lengths > lengths[0] * math.sqrt(n * np.finfo(float).eps)
+    lengths, inverse = np.where(real, lengths, 0), np.divide(1, lengths, out=np.zeros_like(lengths), where=real)
+    for block in column_blocks:
+        features[:n_components, block] = (vectors * inverse).T @ (features[:, block] - mean[block])
+    return mean, features[:n_components], vectors * lengths
+
+
+def _signs(scores: np.ndarray) -> np.ndarray:
+    largest = scores[np.abs(scores).argmax(0), np.arange(scores.shape[1])]
+    return np.where(largest < 0, -1.0, 1.0)
+
+
+class Activations(dict[str, np.ndarray]):
+    """Arrays of layers, by name; and for each layer whether the cache had it.
+
+    Attributes
+    ----------
+    cache : dict of str to {"hit", "miss", "damaged"}
+        A damaged entry was computed and written again. Empty where no cache was given.
+    estimate : Estimate or None
+        Of what had to be computed; None where nothing had.
+
+    Examples
+    --------
+    >>> Activations(conv1=np.zeros((2, 3))).cache
+    {}
+    """
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.cache: dict[str, str] = {}
+        self.estimate: Estimate | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """What a run needs.
+    """Time and memory of a run, from one small batch.
 
     Attributes
     ----------
-    shapes : dict of str to tuple
-        Of the result of each layer, (stimulus, ...).
-    result_bytes : int
-        Of all results.
+    shapes : dict of str to tuple of int
+        Of the array of each layer.
+    layer_bytes : dict of str to int
+        Of the array of each layer.
+    fit_bytes : int
+        Features that PCA is fitted on: in memory, or beside the files.
     working_bytes : int
-        Beside them: one batch of every layer, and projections.
+        Always in memory while it runs: a batch, copies of its layers, matrices of reductions. What the model itself
+        takes is not in it.
     seconds : float
-        From one batch.
+        At the speed of the small batch.
     """
 
     shapes: dict[str, tuple[int, ...]]
-    result_bytes: int
+    layer_bytes: dict[str, int]
+    fit_bytes: int
     working_bytes: int
     seconds: float
 
+    @property
+    def result_bytes(self) -> int:
+        """All arrays together."""
+        return sum(self.layer_bytes.values())
+
+    @property
+    def memory_bytes(self) -> int:
+        """Most that a run in memory takes."""
+        return self.result_bytes + self.fit_bytes + self.working_bytes
+
     def __str__(self) -> str:
-        """Return one line."""
+        """One line."""
         return (
-            f"{len(self.shapes)} layers, {self.result_bytes / 2**20:,.0f} MiB of results, "
-            f"{self.working_bytes / 2**20:,.0f} MiB to work in, about {self.seconds:,.0f} s"
+            f"{_size(self.result_bytes)} of activations, {_size(self.fit_bytes + self.working_bytes)} while it runs, "
+            f"about {self.seconds:.0f} s"
         )
 
 
-def activations(
-    model: VisionModel | torch.nn.Module | Callable,
-    images,
+def estimate(
+    model: Any,
+    images: np.ndarray | Tensor,
     *,
     size_deg: float,
     layers: str | Sequence[str] | None = None,
     reduction: str = "all",
-    seed: int = 0,
-    pca_images=None,
+    pca_images: np.ndarray | Tensor | None = None,
     batch_size: int = 32,
     device: str | torch.device | None = None,
-    cache: Path | str | None = None,
-    storage: Path | str | None = None,
-    max_bytes: int | None = None,
-    progress: bool = False,
-    report: dict[str, str] | None = None,
-) -> dict[str, np.ndarray]:
-    """Responses of layers to pictures at their size in degrees.
-
-    Parameters
-    ----------
-    model : VisionModel, torch.nn.Module or callable
-        Put into evaluation mode for the time of the run.
-    images : array, (stimulus, row, column) or (stimulus, row, column, channel)
-        uint8, or floating point in [0, 1]; memory maps are read batch by batch.
-    size_deg : float
-        Width of the pictures.
-    layers : str or sequence of str, optional
-        Names or patterns; see :func:`neural_fits.vision_model.layer_names`.
-    reduction : str
-        See ``REDUCTIONS``. Tokens (stimulus, token, channel) are flattened by ``all``; ``spatial_mean`` averages them.
-        Principal components of the very pictures whose responses are predicted have seen the test part (not its
-        responses); give ``pca_images`` to avoid that.
-    seed : int
-        Of the random projection; the projection depends on it and on the size of the layer, on nothing else.
-    pca_images : array, optional
-        Other pictures that the components are taken from, of the same size in degrees.
-    batch_size : int
-        Changes nothing but speed and memory, up to rounding.
-    device : str or torch.device, optional
-        Where the model is moved for the run; default: where it is.
-    cache : path, optional
-        Folder of results under a key of everything they depend on: weights and buffers, the code of the model and of
-        this module, preprocessing, pictures and their size, layer, reduction and seed. A model that has another name
-        and nothing else is a hit; other weights under the same name are a miss.
-    storage : path, optional
-        Folder for memory-mapped results, one ``.npy`` file for each layer, replacing those of the same name.
-    max_bytes : int, optional
-        Most memory for results and work; default ``SHARE`` of what is free. On disk, ``SHARE`` of what is free.
-    progress : bool
-        Bar over pictures.
-    report : dict, optional
-        Filled with "hit" or "miss" for each layer, where there is a cache.
-
-    Returns
-    -------
-    dict of str to ndarray or memmap, (stimulus, ...), float32
-
-    Raises
-    ------
-    ValueError
-        If a layer or reduction is unknown, a picture has no size, or a response is NaN or infinite.
-    MemoryError
-        If the result would not fit; the message has the numbers.
-
-    Examples
-    --------
-    >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
-    >>> model = VisionModel(net, "net", input_px=16)
-    >>> pictures = np.zeros((5, 16, 16), dtype=np.uint8)
-    >>> {name: values.shape for name, values in activations(model, pictures, size_deg=8, layers="*").items()}
-    {'0': (5, 784), '1': (5, 784)}
-    """
-    model = as_vision_model(model)
-    reduce = reduction_of(reduction)
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; expected at least 1.")
-    if len(images) == 0:
-        raise ValueError("no picture was given; expected at least one.")
-    names = layer_names(model, layers)
-    results: dict[str, np.ndarray] = {}
-    keys: dict[str, str] = {}
-    if cache is not None:
-        cache = Path(cache)
-        base = _content(model, images, size_deg, pca_images if reduce.kind == "pca" else None)
-        keys = {name: _digest({**base, "layer": name, "reduction": reduction, "seed": seed}) for name in names}
-        for name, key in keys.items():
-            found = _read_entry(cache, key, mapped=storage is not None)
-            if report is not None:
-                report[name] = "miss" if found is None else "hit"
-            logger.info("%s of %s: cache %s", name, model.name, "miss" if found is None else "hit")
-            if found is not None:
-                results[name] = found
-    missing = [name for name in names if name not in results]
-    if missing:
-        with _moved(model, device):
-            computed = _compute(
-                model, images, size_deg, missing, reduce, seed, pca_images, batch_size, storage, max_bytes, progress
-            )
-        for name, values in computed.items():
-            if cache is not None:
-                _write_entry(Path(cache), keys[name], values, {"model": model.name, "layer": name, "key": keys[name]})
-            results[name] = values
-    return {name: results[name] for name in names}
-
-
-def estimate(
-    model: VisionModel,
-    images,
-    *,
-    size_deg: float,
-    layers: str | Sequence[str] | None = None,
-    reduction: str = "all",
-    batch_size: int = 32,
 ) -> Estimate:
-    """Shapes, memory and time of :func:`activations`, from one batch.
+    """Time and memory that :func:`activations` would take, from one batch of at most eight pictures.
 
     Parameters
     ----------
-    model, images, size_deg, layers, reduction, batch_size
+    model, images, size_deg, layers, reduction, pca_images, batch_size, device
         As in :func:`activations`.
 
     Returns
     -------
     Estimate
 
+    Raises
+    ------
+    ValueError
+        As :func:`activations`.
+
     Examples
     --------
-    >>> model = VisionModel(torch.nn.Conv2d(3, 4, 3), "conv", input_px=16)
-    >>> needs = estimate(model, np.zeros((100, 16, 16), np.uint8), size_deg=8)
-    >>> needs.shapes, needs.result_bytes
-    ({'output': (100, 784)}, 313600)
+    >>> model = VisionModel(torch.nn.Conv2d(1, 4, 3), "conv", channels=1, input_px=10)
+    >>> expected = estimate(model, np.zeros((1000, 10, 10), dtype=np.uint8), size_deg=8.0)
+    >>> expected.shapes, expected.result_bytes
+    ({'output': (1000, 256)}, 1024000)
     """
-    names, reduce = layer_names(model, layers), reduction_of(reduction)
-    first = np.asarray(images[: min(batch_size, len(images), 4)])
+    model, kept = as_vision_model(model), parse_reduction(reduction)
+    _check(model, images, size_deg, pca_images, kept, batch_size)
+    with _on(model, device) as where:
+        names = layer_names(model, layers)
+        return _estimate(model, images, size_deg, names, kept, pca_images, batch_size, where)
+
+
+def _estimate(
+    model: VisionModel,
+    images: Any,
+    size_deg: float,
+    names: Sequence[str],
+    kept: Reduction,
+    pca_images: Any,
+    batch_size: int,
+    device: torch.device,
+) -> Estimate:
+    n, n_fit = len(images), len(images if pca_images is None else pca_images)
+    n_tried = min(8, batch_size, n)
+    # Shapes first: the matrices of a reduction are not made for what may be refused.
     started = time.perf_counter()
-    with evaluating(model.module):
-        responses = layer_responses(model, place(first, size_deg=size_deg, model=model).to(device_of(model)), names)
-    seconds = (time.perf_counter() - started) * len(images) / len(first)
     shapes: dict[str, tuple[int, ...]] = {}
-    working = 0
-    for name, response in responses.items():
-        features = response[0].numel()
-        if reduce.kind in ("random", "pca"):
-            kept: tuple[int, ...] = (reduce.size,)
-            working += PROJECTION_BYTES if reduce.kind == "random" else 4 * features * len(images)
-        else:
-            kept = tuple(_reduced(response, reduce, name).shape[1:])
-        shapes[name] = (len(images), *kept)
-        working += 4 * features * batch_size * 2
-    result = sum(4 * math.prod(shape) for shape in shapes.values())
-    return Estimate(shapes, result, working, seconds)
+    for responses in _responses(model, images[:n_tried], size_deg, names, n_tried, device):
+        shapes = {name: tuple(response.shape[1:]) for name, response in responses.items()}
+    seconds = (time.perf_counter() - started) / n_tried * (n if pca_images is None else n + n_fit)
+    sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+    results = {name: (n, *kept.shape(name, shape, n_fit)) for name, shape in shapes.items()}
+    batch = min(batch_size, max(n, n_fit if kept.kind == "pca" else 0))
+    working = 4 * batch * (model.channels * model.input_px**2 + 2 * sum(sizes.values()))
+    fit = 0
+    if kept.kind == "random_projection":
+        working += sum(8 * int(results[name][1] * math.sqrt(size)) for name, size in sizes.items())
+    elif kept.kind == "pca":
+        fit = 4 * n_fit * sum(sizes.values())
+        sides = {name: min(n_fit, size) for name, size in sizes.items()}
+        working += max(24 * side**2 + 16 * BLOCK * side for side in sides.values())
+    bytes_of = {name: 4 * math.prod(shape) for name, shape in results.items()}
+    return Estimate(results, bytes_of, fit, working, seconds)
 
 
-def _compute(
-    model, images, size_deg, names, reduce: Reduction, seed, pca_images, batch_size, storage, max_bytes, progress
-) -> dict[str, np.ndarray]:
-    if reduce.kind == "pca":
-        wanted = len(images if pca_images is None else pca_images) - 1
-        if reduce.size > wanted:
-            raise ValueError(
-                f"reduction is pca:{reduce.size} of {wanted + 1} pictures; expected at most {wanted} components."
-            )
-    needs = estimate(
-        model,
-        images,
-        size_deg=size_deg,
-        layers=names,
-        reduction=f"{reduce.kind}:{reduce.size}" if reduce.size else reduce.kind,
-        batch_size=batch_size,
-    )
-    _require_room(needs, storage, max_bytes)
-    device = device_of(model)
-    if reduce.kind == "pca":
-        return _principal_components(model, images, size_deg, names, reduce.size, pca_images, batch_size, progress)
-    with (
-        tempfile.TemporaryDirectory(dir=_folder(storage), prefix=".partial-")
-        if storage
-        else contextlib.nullcontext() as partial
-    ):
-        out: dict[str, Any] = {
-            name: np.lib.format.open_memmap(Path(partial) / _file_name(name), "w+", np.float32, needs.shapes[name])
-            if partial
-            else np.empty(needs.shapes[name], np.float32)
-            for name in names
-        }
-        bar = tqdm(total=len(images), desc=model.name, unit="picture", disable=not progress)
-        with bar:
-            for start in range(0, len(images), batch_size):
-                batch = place(np.asarray(images[start : start + batch_size]), size_deg=size_deg, model=model)
-                for name, response in layer_responses(model, batch.to(device), names).items():
-                    if not bool(torch.isfinite(response).all()):
-                        raise ValueError(
-                            f"layer {name} of {model.name} gave NaN or infinity for pictures from {start}."
-                        )
-                    if reduce.kind == "random":
-                        values = _project(response.flatten(1).float(), reduce.size, seed)
-                    else:
-                        values = _reduced(response, reduce, name).float()
-                    out[name][start : start + len(batch)] = values.cpu().numpy()
-                bar.update(len(batch))
-        if not partial:
-            return out
-        for name in names:
-            out.pop(name).flush()
-            (Path(partial) / _file_name(name)).replace(Path(storage) / _file_name(name))
-    return {name: np.load(Path(storage) / _file_name(name), mmap_mode="r", allow_pickle=False) for name in names}
+def activations(
+    model: Any,
+    images: np.ndarray | Tensor,
+    *,
+    size_deg: float,
+    layers: str | Sequence[str] | None = None,
+    reduction: str = "all",
+    seed: int = 0,
+    pca_images: np.ndarray | Tensor | None = None,
+    batch_size: int = 32,
+    device: str | torch.device | None = None,
+    storage: Path | str | None = None,
+    cache: Path | str | None = None,
+    max_bytes: int | None = None,
+    progress: bool = False,
+) -> Activations:
+    """Responses of layers of a model to pictures.
 
+    The model runs in evaluation mode and is left as it was. Layers are copied as they are computed, so that a later
+    in-place operation does not change them. What a layer keeps of a picture:
 
-@contextlib.contextmanager
-def _moved(model: VisionModel, device: str | torch.device | None) -> Iterator[None]:
-    """Module on another device inside, and back where it was afterwards."""
-    if device is None or not isinstance(model.module, torch.nn.Module):
-        yield
-        return
-    here = device_of(model)
-    model.module.to(device)
-    try:
-        yield
-    finally:
-        model.module.to(here)
-
-
-def _reduced(response: Tensor, reduce: Reduction, name: str) -> Tensor:
-    if reduce.kind == "all":
-        return response.flatten(1)
-    if reduce.kind == "spatial_mean":
-        if response.ndim == 3:  # tokens
-            return response.mean(1)
-        return response.flatten(2).mean(2) if response.ndim > 2 else response
-    if response.ndim != 4:
-        raise ValueError(
-            f"layer {name} gives shape {tuple(response.shape[1:])} for an image; reduction {reduce.kind!r} needs maps "
-            "(channel, row, column): choose a convolutional layer, or 'all'."
-        )
-    if reduce.kind == "pool":
-        size = (min(reduce.size, response.shape[2]), min(reduce.size, response.shape[3]))
-        return response if size == tuple(response.shape[2:]) else adaptive_avg_pool2d(response, size)
-    return response
-
-
-def _project(features: Tensor, size: int, seed: int) -> Tensor:
-    """Gaussian projection, made block by block; the same matrix whatever the batch."""
-    n_features = features.shape[1]
-    out = torch.zeros(len(features), size, device=features.device)
-    width = max(1, PROJECTION_BYTES // (4 * size))
-    for block, start in enumerate(range(0, n_features, width)):
-        part = features[:, start : start + width]
-        generator = torch.Generator().manual_seed(_block_seed(seed, n_features, block))
-        out += part @ torch.randn(part.shape[1], size, generator=generator).to(features.device)
-    return out / math.sqrt(size)
-
-
-def _block_seed(seed: int, n_features: int, block: int) -> int:
-    return int.from_bytes(hashlib.sha256(f"{seed},{n_features},{block}".encode()).digest()[:7], "big")
-
-
-def _principal_components(model, images, size_deg, names, size, pca_images, batch_size, progress):
-    """Components from the Gram matrix of the pictures: exact, and no matrix of features x features."""
-    with tempfile.TemporaryDirectory() as folder:
-        options = {"size_deg": size_deg, "batch_size": batch_size, "progress": progress}
-        own = activations(model, images, layers=names, storage=Path(folder) / "own", **options)
-        basis = (
-            own
-            if pca_images is None
-            else activations(model, pca_images, layers=names, storage=Path(folder) / "basis", **options)
-        )
-        out = {}
-        for name in names:
-            X, B = own[name], basis[name]
-            mean = B.mean(0, dtype=np.float64).astype(np.float32)
-            width = max(1, PROJECTION_BYTES // (8 * len(B)))
-            blocks = [slice(start, start + width) for start in range(0, B.shape[1], width)]
-            gram, cross = np.zeros((len(B), len(B))), np.zeros((len(X), len(B)))
-            for block in blocks:
-                centred = B[:, block].astype(np.float64) - mean[block]
-                gram += centred @ centred.T
-                cross += (X[:, block].astype(np.float64) - mean[block]) @ centred.T
-            values, vectors = np.linalg.eigh(gram)
-            values, vectors = values[::-1][:size], vectors[:, ::-1][:, :size]
-            alive = values > 1e-12 * max(values[0], 1e-300)
-            scores = np.where(alive, cross @ vectors / np.sqrt(np.where(alive, values, 1)), 0)
-            # The sign of a component is free: its largest weight on a picture is positive.
-            largest = np.abs(vectors).argmax(0)
-            out[name] = (scores * np.sign(vectors[largest, np.arange(size)])).astype(np.float32)
-        return out
-
-
-def _require_room(needs: Estimate, storage, max_bytes: int | None) -> None:
-    in_memory = needs.working_bytes + (0 if storage else needs.result_bytes)
-    allowed = int(SHARE * free_memory()) if max_bytes is None else max_bytes
-    if in_memory > allowed:
-        raise MemoryError(
-            f"this needs {in_memory / 2**30:.2f} GiB of memory ({needs}), and {allowed / 2**30:.2f} GiB may be used; "
-            "give storage=FOLDER, fewer layers, or a reduction such as 'random:1000' or 'spatial_mean'."
-        )
-    if storage:
-        free = int(SHARE * shutil.disk_usage(_folder(storage)).free)
-        if needs.result_bytes > free:
-            raise MemoryError(
-                f"this needs {needs.result_bytes / 2**30:.2f} GiB in {storage}, and {free / 2**30:.2f} GiB may be "
-                "used; give another folder, fewer layers or a reduction."
-            )
-
-
-def free_memory() -> int:
-    """Bytes of memory that can be had without swapping.
-
-    Returns
-    -------
-    int
-        From the kernel where it tells (Linux), else half of the physical memory.
-
-    Examples
-    --------
-    >>> free_memory() > 0
-    True
-    """
-    limits = []
-    meminfo = Path("/proc/meminfo")
-    if meminfo.is_file():
-        for line in meminfo.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                limits.append(int(line.split()[1]) * 1024)
-    # A container may have less than the machine.
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if limit.is_file() and used.is_file() and limit.read_text().strip() != "max":
-        limits.append(int(limit.read_text()) - int(used.read_text()))
-    if not limits:
-        limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2)
-    return max(min(limits), 1)
-
-
-def _folder(storage) -> Path:
-    folder = Path(storage)
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def _file_name(layer: str) -> str:
-    safe = "".join(c if c.isalnum() or c in "._-" else "-" for c in layer)
-    return f"{safe}-{hashlib.sha256(layer.encode()).hexdigest()[:8]}.npy"
-
-
-# --- the key of a result, and its file ------------------------------------------------------------------------------
-
-
-def _digest(content: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _content(model: VisionModel, images, size_deg: float, pca_images) -> dict[str, Any]:
-    """Everything that the responses depend on, but for layer and reduction."""
-    return {
-        "model": model_digest(model),
-        "images": _array_digest(images),
-        "pca_images": None if pca_images is None else _array_digest(pca_images),
-        "size_deg": float(size_deg),
-        "code": _own_code(),
-        "torch": torch.__version__,
-    }
-
-
-def model_digest(model: VisionModel | torch.nn.Module | Callable) -> str:
-    """Hash of a model's weights, buffers, structure, code and preprocessing; its name does not count.
+    - ``"all"``: every feature, (stimulus, feature).
+    - ``"maps"``: (stimulus, channel, row, column); a vector is maps of one place.
+    - ``"pool:N"``: maps averaged to at most N x N places (adaptive average pooling).
+    - ``"spatial_mean"``: the mean over places, or over tokens (stimulus, token, channel): (stimulus, channel).
+    - ``"random_projection:N"``: (stimulus, N) by :func:`random_projection`, 4096 unless told; layers that have not
+      more features than that are kept whole.
+    - ``"pca:N"``: the first N principal components; unless told 1000, or as many as the pictures allow. Fitted on the
+      pictures themselves, it has seen the pictures that a fit is tested on, though not the responses to them: give
+      ``pca_images`` to keep test pictures out.
 
     Parameters
     ----------
     model : VisionModel, torch.nn.Module or callable
+    images : array or Tensor, (stimulus, row, column[, channel])
+        uint8, or float in [0, 1]. Anything with a shape that can be sliced, such as a memory map, is read in batches.
+    size_deg : float
+        Width of the pictures in degrees of visual angle.
+    layers : str or sequence of str, optional
+        Names, or patterns such as ``features.*``. Default: those that the model declares, else all.
+    reduction : str
+    seed : int
+        Of the random projection.
+    pca_images : array or Tensor, optional
+        Pictures of the same size in degrees that PCA is fitted on. Default: ``images``.
+    batch_size : int
+        Pictures at once.
+    device : str or torch.device, optional
+        Where the model runs; it is moved back afterwards. Default: where it is.
+    storage : path, optional
+        Folder where each layer becomes a file, ``MODEL.LAYER.npy``, in place of one of that name. Default: memory.
+    cache : path, optional
+        Folder where results are kept as files, with a JSON file of what made them, under the digest of the weights
+        and code of the model, its preprocessing, the pixels, their size, layer, reduction, kind of device, versions
+        and the code of this package. Never under a name.
+    max_bytes : int, optional
+        Most memory to take. Default: what is available.
+    progress : bool
+        Whether to show a progress bar.
 
     Returns
     -------
-    str
-        Hexadecimal sha256.
+    Activations
+        Layer to array, float32. Arrays in files are memory-mapped; what is written into them stays in memory.
 
     Raises
     ------
     ValueError
-        If a function holds something that has no content to hash.
+        If pictures, size, layers or reduction are not as described; if memory or disk cannot hold the result, with its
+        size and before the run; if activations are not finite; if a cache is asked for and the content of the model
+        cannot be known.
 
     Examples
     --------
-    >>> a, b = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
-    >>> model_digest(a) == model_digest(b)
-    False
-    >>> _ = b.load_state_dict(a.state_dict())
-    >>> model_digest(a) == model_digest(b)
-    True
+    >>> net = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU())
+    >>> model = VisionModel(net, "net", channels=1, input_px=16)
+    >>> pictures = np.random.default_rng(0).integers(0, 256, (5, 16, 16), dtype=np.uint8)
+    >>> found = activations(model, pictures, size_deg=8.0, layers="*", reduction="spatial_mean")
+    >>> {name: array.shape for name, array in found.items()}
+    {'0': (5, 4), '1': (5, 4)}
+    >>> folder = tempfile.mkdtemp()
+    >>> activations(model, pictures, size_deg=8.0, layers="1", cache=folder).cache
+    {'1': 'miss'}
+    >>> activations(model, pictures, size_deg=8.0, layers="1", cache=folder).cache
+    {'1': 'hit'}
     """
-    model = as_vision_model(model)
-    digest = hashlib.sha256()
-    fields = [field.name for field in dataclasses.fields(model) if field.name not in ("module", "name", "layers")]
-    digest.update(json.dumps([(name, getattr(model, name)) for name in fields]).encode())
-    _hash(model.module, digest, set())
-    return digest.hexdigest()
+    model, kept = as_vision_model(model), parse_reduction(reduction)
+    _check(model, images, size_deg, pca_images, kept, batch_size)
+    if storage is not None and cache is not None:
+        raise ValueError("storage and cache are both given; give one of them: what is cached is in files already.")
+    folder = storage if storage is not None else cache
+    folder = Path(folder) if folder is not None else None
+    with _on(model, device) as where:
+        names = layer_names(model, layers)
+        found, files, made = Activations(), None, {}
+        missing = names
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            files = {name: folder / f"{quote(model.name, safe=' ')}.{quote(name, safe='')}.npy" for name in names}
+        if cache is not None and folder is not None:
+            made = _what_makes(model, images, size_deg, names, kept, seed, pca_images, where)
+            files = {name: folder / f"{_key(made[name])}.npy" for name in names}
+            for name in names:
+                array, found.cache[name] = _cached(files[name], f"{name} of {model.name}")
+                if array is not None:
+                    found[name] = array
+            missing = [name for name in names if name not in found]
+        if missing:
+            expected = _estimate(model, images, size_deg, missing, kept, pca_images, batch_size, where)
+            log.info("%s: %s", model.name, expected)
+            _refuse(expected, model, len(images), folder, max_bytes)
+            found.estimate = expected
+            with contextlib.ExitStack() as stack:
+                sinks = {}
+                for name in missing:
+                    file = None
+                    if files is not None:
+                        file = stack.enter_context(stack.enter_context(replacing(files[name])).open("wb"))
+                    sinks[name] = _Rows(expected.shapes[name], file)
+                _compute(model, images, size_deg, kept, seed, pca_images, batch_size, where, sinks, folder, progress)
+            for name in missing:
+                if files is None:
+                    found[name] = sinks[name].array
+                    continue
+                if made:
+                    _record(files[name], made[name], model, found.cache[name])
+                found[name] = _open(files[name])
+    ordered = {name: found.pop(name) for name in names}
+    found.update(ordered)
+    return found
 
 
-def _hash(value: Any, digest, seen: set[int]) -> None:
-    """Feed the content of a value into a digest."""
-    if isinstance(value, Tensor):
-        digest.update(f"{value.dtype}{tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    elif isinstance(value, np.ndarray):
-        digest.update(f"{value.dtype}{value.shape}".encode())
-        digest.update(np.ascontiguousarray(value).tobytes())
-    elif isinstance(value, str | bytes | int | float | complex | bool | type(None) | torch.dtype | torch.device):
-        digest.update(f"{type(value).__name__}:{value!r};".encode())
-    elif id(value) in seen:
-        digest.update(b"again;")
-    elif isinstance(value, torch.nn.Module):
-        seen.add(id(value))
-        digest.update(f"{type(value).__qualname__}({value.extra_repr()});".encode())
-        _hash_code(type(value), digest)
-        for name, tensor in [*value._parameters.items(), *value._buffers.items()]:
-            digest.update(name.encode())
-            _hash(tensor, digest, seen)
-        # Settings that are neither weights nor shown: they can change the forward pass as well.
-        inside = {"_parameters", "_buffers", "_modules", "training"}
-        for name, other in sorted(vars(value).items()):
-            if name not in inside and not name.startswith("_"):
-                digest.update(name.encode())
-                _hash(other, digest, seen)
-        hooks = [*value._forward_hooks.values(), *value._forward_pre_hooks.values()]
-        for part in hooks:
-            _hash(part, digest, seen)
-        for name, child in value._modules.items():
-            digest.update(name.encode())
-            _hash(child, digest, seen)
-    elif isinstance(value, dict):
-        seen.add(id(value))
-        for key, item in value.items():
-            _hash(key, digest, seen)
-            _hash(item, digest, seen)
-    elif isinstance(value, list | tuple):
-        seen.add(id(value))
-        digest.update(f"{type(value).__name__}{len(value)};".encode())
-        for item in value:
-            _hash(item, digest, seen)
-    elif isinstance(value, set | frozenset):
-        digest.update(f"set{sorted(map(repr, value))};".encode())
-    elif isinstance(value, types.FunctionType | types.MethodType | type):
-        seen.add(id(value))
-        _hash_code(value, digest)
-        if isinstance(value, types.MethodType):
-            _hash(value.__self__, digest, seen)
-        for cell in getattr(value, "__closure__", None) or ():
-            _hash(cell.cell_contents, digest, seen)
-        for item in getattr(value, "__defaults__", None) or ():
-            _hash(item, digest, seen)
-    elif isinstance(value, types.BuiltinFunctionType | types.ModuleType):
-        digest.update(f"{value.__name__};".encode())
-    elif dataclasses.is_dataclass(value):
-        seen.add(id(value))
-        _hash_code(type(value), digest)
-        for field in dataclasses.fields(value):
-            _hash(getattr(value, field.name), digest, seen)
-    elif hasattr(value, "__dict__"):
-        seen.add(id(value))
-        _hash_code(type(value), digest)
-        _hash(vars(value), digest, seen)
-    else:
+def _check(model: VisionModel, images: Any, size_deg: float, pca_images: Any, kept: Reduction, batch_size: int) -> None:
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; expected at least one picture.")
+    if pca_images is not None and kept.kind != "pca":
+        raise ValueError(f"pca_images are given, but the reduction is {kept.kind}; expected reduction='pca'.")
+    for pictures in (images, pca_images):
+        if pictures is not None:
+            _picture_size(pictures, size_deg, model)
+
+
+@contextlib.contextmanager
+def _on(model: VisionModel, device: str | torch.device | None) -> Iterator[torch.device]:
+    """A model on a device; afterwards it is where it was."""
+    origin = device_of(model)
+    if device is None or torch.device(device) == origin:
+        yield origin
+        return
+    where = torch.device(device)
+    try:
+        torch.empty(0, device=where)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"device {device} cannot be used ({str(error).splitlines()[0]}); try cpu.") from error
+    if not isinstance(model.module, torch.nn.Module):
+        yield where
+        return
+    if len({tensor.device for tensor in [*model.module.parameters(), *model.module.buffers()]}) > 1:
+        raise ValueError(f"{model.name} is spread over several devices; leave device out.")
+    try:
+        yield model.module.to(where) and where
+    finally:
+        model.module.to(origin)
+
+
+def _responses(
+    model: VisionModel, images: Any, size_deg: float, names: Sequence[str], batch_size: int, device: torch.device
+) -> Iterator[dict[str, Tensor]]:
+    """Layers of one batch after another, finite, float32."""
+    for start in range(0, len(images), batch_size):
+        batch = place(_some(images, slice(start, start + batch_size)), size_deg=size_deg, model=model)
+        responses = layer_responses(model, batch.to(device), names)
+        for name, response in responses.items():
+            if not response.isfinite().all():
+                raise ValueError(
+                    f"layer {name} of {model.name} is not finite for a picture among {start} to "
+                    f"{start + len(batch) - 1}; check the weights and the preprocessing."
+                )
+        yield {name: response.float() for name, response in responses.items()}
+
+
+def _reduced(response: Tensor, kept: Reduction, shape: Sequence[int], matrix: Any) -> np.ndarray:
+    """What is kept of a batch of a layer; ``shape`` is that of one stimulus."""
+    if kept.kind == "pca":
+        mean, components = matrix
+        return (response.flatten(1).cpu().numpy() - mean) @ components.T
+    if kept.kind == "random_projection" and matrix is not None:
+        return np.ascontiguousarray((matrix.T @ response.flatten(1).cpu().numpy().T).T)
+    if kept.kind == "spatial_mean" and response.ndim > 2:
+        places = 1 if response.ndim == 3 else (2, 3)
+        response = response.mean(places)
+    elif kept.kind == "pool" and response.ndim == 4:
+        response = F.adaptive_avg_pool2d(response, (shape[1], shape[2]))
+    return response.reshape(len(response), *shape).cpu().numpy()
+
+
+class _Rows:
+    """An array that grows by rows to its known shape, in memory or in a file."""
+
+    def __init__(self, shape: tuple[int, ...], file: BinaryIO | None) -> None:
+        self.shape, self.file, self.n = shape, file, 0
+        if file is None:
+            self.array = np.empty(shape, dtype=np.float32)
+        else:
+            header = {"descr": np.lib.format.dtype_to_descr(np.dtype("<f4")), "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+
+    def append(self, rows: np.ndarray) -> None:
+        """Add rows below the others."""
+        if self.file is None:
+            self.array[self.n : self.n + len(rows)] = rows
+        else:
+            # Written, not memory-mapped: a full disk is then an error instead of the end of the process.
+            self.file.write(np.ascontiguousarray(rows, dtype="<f4").data)
+        self.n += len(rows)
+
+
+def _open(path: Path, mode: Any = "c") -> np.ndarray:
+    """Memory-mapped array; writing changes the file only in mode ``r+``."""
+    return np.load(path, mmap_mode=mode, allow_pickle=False)
+
+
+def _compute(
+    model: VisionModel,
+    images: Any,
+    size_deg: float,
+    kept: Reduction,
+    seed: int,
+    pca_images: Any,
+    batch_size: int,
+    device: torch.device,
+    sinks: dict[str, _Rows],
+    folder: Path | None,
+    progress: bool,
+) -> None:
+    """Fill the sinks."""
+    matrices: dict[str, Any] = {}
+    names = list(sinks)
+
+    def stream(pictures: Any, what: str) -> Iterator[dict[str, Tensor]]:
+        with tqdm(total=len(pictures), desc=f"{model.name}: {what}", unit="picture", disable=not progress) as bar:
+            for responses in _responses(model, pictures, size_deg, names, batch_size, device):
+                yield responses
+                bar.update(len(next(iter(responses.values()))))
+
+    with contextlib.ExitStack() as stack:
+        if kept.kind == "pca":
+            where = stack.enter_context(tempfile.TemporaryDirectory(dir=folder, prefix=".pca.")) if folder else None
+            fitted = _collected(stream(images if pca_images is None else pca_images, "PCA"), pca_images, images, where)
+            for name in names:
+                mean, components, scores = principal_components(fitted.pop(name), sinks[name].shape[1])
+                if pca_images is None:
+                    sinks[name].append(scores)
+                else:
+                    matrices[name] = mean.astype(np.float32), components
+                del components
+            if pca_images is None:
+                return
+        for responses in stream(images, "activations"):
+            for name, response in responses.items():
+                shape, size = sinks[name].shape[1:], math.prod(response.shape[1:])
+                if kept.kind == "random_projection" and name not in matrices:
+                    matrices[name] = random_projection(size, shape[0], seed=seed) if shape[0] < size else None
+                sinks[name].append(_reduced(response, kept, shape, matrices.get(name)))
+
+
+def _collected(
+    stream: Iterator[dict[str, Tensor]], pca_images: Any, images: Any, folder: str | None
+) -> dict[str, np.ndarray]:
+    """All features of the pictures that PCA is fitted on, in memory or in files."""
+    n = len(images if pca_images is None else pca_images)
+    rows: dict[str, _Rows] = {}
+    paths: dict[str, Path] = {}
+    with contextlib.ExitStack() as stack:
+        for responses in stream:
+            for name, response in responses.items():
+                if name not in rows:
+                    file = None
+                    if folder is not None:
+                        paths[name] = Path(folder) / f"{len(paths)}.npy"
+                        file = stack.enter_context(paths[name].open("wb"))
+                    rows[name] = _Rows((n, math.prod(response.shape[1:])), file)
+                rows[name].append(response.flatten(1).cpu().numpy())
+    if folder is None:
+        return {name: each.array for name, each in rows.items()}
+    return {name: _open(path, "r+") for name, path in paths.items()}
+
+
+def _what_makes(
+    model: VisionModel,
+    images: Any,
+    size_deg: float,
+    names: Sequence[str],
+    kept: Reduction,
+    seed: int,
+    pca_images: Any,
+    device: torch.device,
+) -> dict[str, dict[str, Any]]:
+    """All that decides the array of each layer."""
+    code = [file_digest(Path(file)) for file in (__file__, vision_model.__file__, content.__file__)]
+    made = {
+        "format": FORMAT,
+        "model": digest(model.module, name=model.name),
+        "field_deg": float(model.field_deg),
+        "input_px": int(model.input_px),
+        "channels": model.channels,
+        "mean": list(model.mean),
+        "std": list(model.std),
+        "background": float(model.background),
+        "images": _pixels_digest(images),
+        "size_deg": float(size_deg),
+        "reduction": [kept.kind, kept.size],
+        "seed": seed if kept.kind == "random_projection" else None,
+        "pca_images": None if pca_images is None else _pixels_digest(pca_images),
+        "device": device.type,
+        "code": code,
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+    }
+    return {name: {**made, "layer": name} for name in names}
+
+
+def _pixels_digest(images: Any) -> str:
+    """Digest of pictures, a few at a time."""
+    sha = hashlib.sha256(f"{tuple(images.shape)}".encode())
+    for start in range(0, len(images), CHUNK):
+        pictures = _some(images, slice(start, start + CHUNK))
+        sha.update(f"{pictures.dtype}".encode())
+        sha.update(pictures.contiguous().view(torch.uint8).numpy().data)
+    return sha.hexdigest()
+
+
+def _key(made: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()
+
+
+def _cached(path: Path, what: str) -> tuple[np.ndarray | None, str]:
+    """Entry of the cache, if it is there and is what was written."""
+    try:
+        entry = json.loads(path.with_suffix(".json").read_text())
+    except FileNotFoundError:
+        log.info("cache: miss, %s", what)
+        return None, "miss"
+    except ValueError:
+        entry = {}
+    if path.is_file() and path.stat().st_size == entry.get("bytes") and file_digest(path) == entry.get("sha256"):
+        log.info("cache: hit, %s", what)
+        return _open(path), "hit"
+    log.warning("cache: %s is damaged in %s and is computed again.", what, path.name)
+    return None, "damaged"
+
+
+def _record(path: Path, made: dict[str, Any], model: VisionModel, status: str) -> None:
+    """Write what made an entry, after the entry itself: without it the entry does not count."""
+    entry = {
+        "name": model.name,
+        "bytes": path.stat().st_size,
+        "sha256": file_digest(path),
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        "made_of": made,
+    }
+    with replacing(path.with_suffix(".json")) as partial:
+        partial.write_text(json.dumps(entry, indent=1))
+
+
+def _refuse(expected: Estimate, model: VisionModel, n: int, folder: Path | None, max_bytes: int | None) -> None:
+    """Say what cannot fit, before it is tried."""
+    memory = _available_memory() if max_bytes is None else max_bytes
+    limit = "are available" if max_bytes is None else "are allowed by max_bytes"
+    largest = max(expected.layer_bytes, key=lambda name: expected.layer_bytes[name])
+    what = (
+        f"{n} pictures in {len(expected.shapes)} layers of {model.name} take {_size(expected.result_bytes)} "
+        f"(layer {largest}: {_size(expected.layer_bytes[largest])})"
+    )
+    smaller = "a reduction ('pool:13', 'spatial_mean', 'random_projection') or fewer layers"
+    if memory is not None and expected.working_bytes > memory:
         raise ValueError(
-            f"{value!r} in the model has no content to make a key of; run without a cache, or hold tensors, arrays, "
-            "numbers and functions only."
+            f"a batch of {model.name} needs {_size(expected.working_bytes)} of memory and {_size(memory)} {limit}; "
+            "give a smaller batch_size, or fewer layers."
+        )
+    if folder is None:
+        if memory is not None and expected.memory_bytes > memory:
+            raise ValueError(
+                f"{what}, and {_size(expected.fit_bytes + expected.working_bytes)} while it runs, of which "
+                f"{_size(memory)} {limit}; give storage=FOLDER or cache=FOLDER, {smaller}."
+            )
+        return
+    free, needed = shutil.disk_usage(folder).free, expected.result_bytes + expected.fit_bytes
+    if needed > free:
+        raise ValueError(
+            f"{what}, {_size(needed)} with what PCA needs, of which {_size(free)} are free in {folder}; give another "
+            f"folder, {smaller}."
         )
 
 
-def _hash_code(of: Any, digest) -> None:
-    """Source of a class or function, or its compiled code where there is no source."""
-    digest.update(f"{of.__module__}.{of.__qualname__};".encode())
-    if of.__module__ and of.__module__.partition(".")[0] in ("torch", "builtins"):
-        return  # torch's version is in the key
-    try:
-        digest.update(inspect.getsource(of).encode())
-    except (OSError, TypeError):
-        code = getattr(of, "__code__", None) or getattr(getattr(of, "forward", None), "__code__", None)
-        if code is not None:
-            digest.update(code.co_code + repr(code.co_consts).encode() + repr(code.co_names).encode())
+def _size(n_bytes: float) -> str:
+    """Bytes for people."""
+    for unit in ("B", "KB", "MB", "GB"):
+        if n_bytes < 1000:
+            return f"{n_bytes:.3g} {unit}"
+        n_bytes /= 1000
+    return f"{n_bytes:.3g} TB"
 
 
-def _array_digest(images) -> str:
-    digest = hashlib.sha256(f"{images.dtype}{images.shape}".encode())
-    for start in range(0, len(images), 64):
-        digest.update(np.ascontiguousarray(images[start : start + 64]).tobytes())
-    return digest.hexdigest()
+def _available_memory() -> int | None:
+    """Bytes that this process can still take; None where the system does not say."""
+    found = []
+    meminfo = Path("/proc/meminfo")
+    if meminfo.is_file():
+        fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+        found.append(int(fields["MemAvailable"].split()[0]) * 1024)
+    elif hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    return min([*found, *_group_memory()], default=None)
 
 
-def _own_code() -> str:
-    folder = Path(__file__).parent
-    files = [folder / name for name in ("activations.py", "placing.py", "vision_model.py")]
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
-
-
-def _write_entry(cache: Path, key: str, values: np.ndarray, record: dict[str, Any]) -> None:
-    folder = cache / key[:2]
-    folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder / f"{key}.npy") as partial, partial.open("wb") as file:
-        np.save(file, np.asarray(values), allow_pickle=False)
-    sha256 = hashlib.sha256((folder / f"{key}.npy").read_bytes()).hexdigest()
-    with replacing(folder / f"{key}.json") as partial:
-        partial.write_text(json.dumps({**record, "sha256": sha256, "shape": list(values.shape)}), encoding="utf-8")
-
-
-def _read_entry(cache: Path, key: str, *, mapped: bool) -> np.ndarray | None:
-    """Result of a key, or None where there is none or it is damaged (then a warning says so)."""
-    file, about = cache / key[:2] / f"{key}.npy", cache / key[:2] / f"{key}.json"
-    if not (file.is_file() and about.is_file()):
-        return None
-    digest = hashlib.sha256()
-    with file.open("rb") as opened:
-        while block := opened.read(2**22):
-            digest.update(block)
-    try:
-        expected = json.loads(about.read_text(encoding="utf-8"))["sha256"]
-    except (json.JSONDecodeError, KeyError, UnicodeDecodeError):
-        expected = ""
-    if digest.hexdigest() != expected:
-        logger.warning("%s is damaged; its activations are computed again.", file)
-        return None
-    return np.load(file, mmap_mode="r" if mapped else None, allow_pickle=False)
+def _group_memory() -> list[int]:
+    """Bytes left to the control groups of this process: containers and batch jobs have less than the machine."""
+    groups = Path("/proc/self/cgroup")
+    left = []
+    for line in groups.read_text().splitlines() if groups.is_file() else []:
+        _, controllers, group = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        root = Path("/sys/fs/cgroup") / ("memory" if controllers else "")
+        limit, used = (
+            ("memory.limit_in_bytes", "memory.usage_in_bytes") if controllers else ("memory.max", "memory.current")
+        )
+        folder = root / group.lstrip("/")
+        for each in (folder, *folder.parents):
+            if each.is_relative_to(root) and (each / limit).is_file():
+                most = (each / limit).read_text().strip()
+                if most != "max":
+                    stat = dict(pair.split() for pair in (each / "memory.stat").read_text().splitlines())
+                    # Pages of files that nobody used of late are given back when memory is asked for.
+                    left.append(int(most) - int((each / used).read_text()) + int(stat.get("inactive_file", 0)))
+    return left
