@@ -277,6 +277,32 @@ def smallest_cv_error(
     return errors.min(0)
 
 
+def screening_error(
+    basis: RidgeBasis, Y: torch.Tensor, penalty: torch.Tensor, *, folds: Sequence[torch.Tensor] | None = None
+) -> torch.Tensor:
+    """Held-out error with one penalty, in float32: enough to rank, not to decide.
+
+    Parameters
+    ----------
+    basis, Y, folds
+        As in :func:`ridge_cv_errors`.
+    penalty : Tensor, scalar
+
+    Returns
+    -------
+    Tensor, (neuron,), float32
+
+    Examples
+    --------
+    >>> X = torch.tensor([[0.0], [1.0], [2.0], [4.0]], dtype=torch.float64)
+    >>> basis = ridge_basis_of_features(X, smallest_penalty=1.0)
+    >>> screening_error(basis, 3 * X, torch.tensor(1e9, dtype=torch.float64)).round(decimals=2)
+    tensor([35.])
+    """
+    held_out = _HeldOut(basis, Y, penalty[None], folds).to(torch.float32)
+    return torch.cat([held_out.mean_squares(slice(None), neurons)[0] for neurons in _neuron_blocks(Y, 1)])
+
+
 def _eigh(symmetric: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     if symmetric.is_cuda:
         return torch.linalg.eigh(symmetric)
