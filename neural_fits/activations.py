@@ -812,7 +812,8 @@ def _cached(path: Path, what: str) -> tuple[np.ndarray | None, str]:
         log.info("cache: miss, %s", what)
         return None, "miss"
     except ValueError:
-        entry = {}
+        entry = None
+    entry = entry if isinstance(entry, dict) else {}
     if path.is_file() and path.stat().st_size == entry.get("bytes") and file_digest(path) == entry.get("sha256"):
         log.info("cache: hit, %s", what)
         return _open(path), "hit"
@@ -838,9 +839,11 @@ def _refuse(expected: Estimate, model: VisionModel, n: int, folder: Path | None,
     memory = _available_memory() if max_bytes is None else max_bytes
     limit = "are available" if max_bytes is None else "are allowed by max_bytes"
     largest = max(expected.layer_bytes, key=lambda name: expected.layer_bytes[name])
+    several = len(expected.shapes) > 1
     what = (
-        f"{n} pictures in {len(expected.shapes)} layers of {model.name} take {_size(expected.result_bytes)} "
-        f"(layer {largest}: {_size(expected.layer_bytes[largest])})"
+        f"{n} pictures in {f'{len(expected.shapes)} layers' if several else f'layer {largest}'} of {model.name} take "
+        f"{_size(expected.result_bytes)}"
+        + (f" (layer {largest}: {_size(expected.layer_bytes[largest])})" if several else "")
     )
     smaller = "a reduction ('pool:13', 'spatial_mean', 'random_projection') or fewer layers"
     if memory is not None and expected.working_bytes > memory:
@@ -857,10 +860,8 @@ def _refuse(expected: Estimate, model: VisionModel, n: int, folder: Path | None,
         return
     free, needed = shutil.disk_usage(folder).free, expected.result_bytes + expected.fit_bytes
     if needed > free:
-        raise ValueError(
-            f"{what}, {_size(needed)} with what PCA needs, of which {_size(free)} are free in {folder}; give another "
-            f"folder, {smaller}."
-        )
+        pca = f", and PCA {_size(expected.fit_bytes)} beside them" if expected.fit_bytes else ""
+        raise ValueError(f"{what}{pca}, of which {_size(free)} are free in {folder}; give another folder, {smaller}.")
 
 
 def _size(n_bytes: float) -> str:

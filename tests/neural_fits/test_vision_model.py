@@ -1,212 +1,270 @@
+"""Models: their fields, their layers, and where they come from."""
+
 import sys
 
-import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from neural_fits.placing import LUMA, place
-from neural_fits.vision_model import VisionModel, as_vision_model, evaluating, layer_names, layer_responses, load_model
+from neural_fits.vision_model import (
+    VisionModel,
+    as_vision_model,
+    device_of,
+    evaluating,
+    layer_names,
+    layer_responses,
+    load_model,
+)
 
 
-def net(inplace=False):
+class Block(nn.Module):
+    """Two convolutions that share a rectifier, as residual networks do."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(4, 4, 3, padding=1)
+        self.conv2 = nn.Conv2d(4, 4, 3, padding=1)
+        self.relu = nn.ReLU(inplace=True)
+        self.unused = nn.Linear(2, 2)
+
+    def forward(self, x):
+        return self.relu(self.conv2(self.relu(self.conv1(x))) + x)
+
+
+@pytest.fixture
+def net():
     torch.manual_seed(0)
-    return torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.ReLU(inplace=inplace))
+    blocks = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), Block())
+    return nn.Sequential(blocks, nn.Dropout(), nn.Flatten(), nn.Linear(4 * 14 * 14, 5))
 
 
-def model(**fields):
-    return VisionModel(**{"module": net(), "name": "net", "input_px": 16, **fields})
+@pytest.fixture
+def model(net):
+    return VisionModel(net, "net", input_px=16)
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("change", "message"),
     [
+        ({"module": 3}, "module is 3; expected a torch module"),
+        ({"field_deg": float("nan")}, "field_deg is nan; expected a positive"),
         ({"field_deg": 0}, "field_deg is 0"),
-        ({"field_deg": float("nan")}, "field_deg is nan"),
-        ({"input_px": 2.5}, r"input_px is 2\.5"),
-        ({"channels": 2}, "channels is 2; expected 3"),
-        ({"background": 128}, "background is 128"),
-        ({"mean": (0.1, 0.2)}, "mean is .* expected 1 or 3"),
-        ({"std": (0.0,)}, "std is"),
-        ({"module": 3}, "module is 3"),
+        ({"input_px": 10.5}, "input_px is 10.5; expected a positive whole"),
+        ({"channels": 4}, "channels is 4; expected 3"),
+        ({"background": 128}, "background is 128; expected a level from 0"),
+        ({"mean": (0.5, 0.5)}, r"mean is \(0.5, 0.5\); expected 1 or 3"),
+        ({"std": (0.2, 0.0, 0.2)}, r"std is \(0.2, 0.0, 0.2\); expected finite positive"),
+        ({"mean": (float("inf"),)}, r"mean is \(inf,\); expected finite numbers"),
     ],
 )
-def test_wrong_fields_are_named(fields, said):
-    with pytest.raises(ValueError, match=said):
-        model(**fields)
+def test_a_wrong_field_is_named(change, message):
+    with pytest.raises(ValueError, match=message):
+        VisionModel(**({"module": nn.Identity(), "name": "eye"} | change))
 
 
-def test_responses_before_an_in_place_rectifier_keep_their_negative_values():
-    """The trap of hooks that do not clone: half of the values of the layer before would be rectified."""
-    images = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(1))
-    both = [layer_responses(model(module=net(inplace)), images, ["0", "1", "2"]) for inplace in (False, True)]
-    for name in ("0", "1", "2"):
-        torch.testing.assert_close(both[0][name], both[1][name], rtol=0, atol=0)
-    assert 0.2 < float((both[1]["1"] < 0).float().mean()) < 0.8
+def test_lists_and_a_single_name_become_tuples():
+    model = VisionModel(nn.Identity(), "eye", mean=[1, 2, 3], layers="a")
+    assert model.mean == (1.0, 2.0, 3.0)
+    assert model.layers == ("a",)
 
 
-def test_modes_and_hooks_are_as_before_even_after_an_error():
-    module = net().train()
-    module[1].eval()
-
-    def fails(*_):
-        raise RuntimeError("in the network")
-
-    handle = module[2].register_forward_hook(fails)
-    with pytest.raises(RuntimeError, match="in the network"):
-        layer_responses(model(module=module), torch.rand(1, 3, 16, 16), ["0"])
-    handle.remove()
-    assert module.training
-    assert not module[1].training
-    assert not module[0]._forward_hooks
-    before = module[1].running_mean.clone()
-    layer_responses(model(module=module), torch.rand(4, 3, 16, 16), ["2"])
-    torch.testing.assert_close(module[1].running_mean, before)
-
-
-def test_keys_of_a_mapping_are_layers_and_come_before_submodules():
-    class Two(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.V1 = torch.nn.Conv2d(3, 2, 3)
-
-        def forward(self, images):
-            return {"V1": torch.relu(self.V1(images)), "V2": images.mean((2, 3))}
-
-    two = model(module=Two())
-    assert layer_names(two) == ["V1", "V2"]
-    responses = layer_responses(two, torch.rand(2, 3, 16, 16), ["V1", "V2"])
-    assert float(responses["V1"].min()) >= 0  # the rectified map, not the submodule of that name
-    assert responses["V2"].shape == (2, 3)
-
-
-def test_patterns_choose_layers_in_the_order_of_the_model():
-    assert layer_names(model(), ["2", "0"]) == ["0", "2"]
-    assert layer_names(model(layers=("1",))) == ["1"]
-    assert layer_names(model(), "[01]") == ["0", "1"]
-    with pytest.raises(ValueError, match=r"net has no layer 'conv\*'; near it are 0, 1, 2"):
-        layer_names(model(), "conv*")
-
-
-def test_layers_that_give_no_row_for_each_image_are_refused():
-    class Odd(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.twice = torch.nn.Identity()
-            self.unused = torch.nn.Identity()
-            self.sum = torch.nn.Identity()
-
-        def forward(self, images):
-            return self.twice(self.twice(images)) + self.sum(images.sum())
-
-    odd = model(module=Odd())
-    with pytest.raises(ValueError, match="twice of net runs more than once"):
-        layer_responses(odd, torch.rand(2, 3, 16, 16), ["twice"])
-    with pytest.raises(ValueError, match="unused of net does not run"):
-        layer_responses(odd, torch.rand(2, 3, 16, 16), ["unused"])
-    with pytest.raises(ValueError, match=r"sum of net gives a tensor of shape \(\) for 2 pictures"):
-        layer_responses(odd, torch.rand(2, 3, 16, 16), ["sum"])
-
-
-def test_evaluating_functions_have_no_mode():
-    with evaluating(torch.relu):
-        assert torch.is_inference_mode_enabled()
-
-
-def test_models_by_module_and_function(tmp_path, monkeypatch):
-    (tmp_path / "made_here.py").write_text(
-        "import torch\ndef make():\n    return torch.nn.Identity()\ndef wrong():\n    return 3\n"
-    )
-    monkeypatch.chdir(tmp_path)
-    path = list(sys.path)
-    assert load_model("made_here:make").name == "Identity"
-    assert sys.path == path
-    for place_, said in (
-        ("made_here:mak", "did you mean make"),
-        ("made_here:wrong", "returned int; expected a torch module"),
-        ("no_such_module_here:make", "cannot be imported"),
-        ("made_here", "expected module:function"),
-    ):
-        with pytest.raises(ValueError, match=said):
-            load_model(place_)
-
-
-def test_anything_else_is_no_model():
-    with pytest.raises(ValueError, match="expected a VisionModel"):
+def test_as_vision_model():
+    assert as_vision_model(torch.relu).name == "relu"
+    module = nn.Conv2d(3, 1, 1)
+    model = as_vision_model(module)
+    assert (model.module, model.name, model.field_deg, model.input_px) == (module, "Conv2d", 8.0, 224)
+    assert as_vision_model(model) is model
+    with pytest.raises(ValueError, match="model is 'alexnet'; expected a VisionModel"):
         as_vision_model("alexnet")
 
 
-# --- pictures in the field of view ---------------------------------------------------------------------------------
+def test_layers_by_pattern_in_the_order_of_the_model(model):
+    assert layer_names(model, "0.2.*") == ["0.2.conv1", "0.2.conv2"]
+    assert layer_names(model, ["3", "0.0"]) == ["0.0", "3"]
+    assert layer_names(model, ["0.?", "0.0"]) == ["0.0", "0.1", "0.2"]
+    everything = ["0", "0.0", "0.1", "0.2", "0.2.conv1", "0.2.conv2", "1", "2", "3"]
+    assert layer_names(model) == layer_names(model, "*") == everything
 
 
-def eye(**fields):
-    return VisionModel(**{"module": torch.nn.Identity(), "name": "eye", "input_px": 32, "channels": 1, **fields})
-
-
-def test_a_picture_of_the_size_of_the_field_is_not_touched():
-    pictures = np.random.default_rng(0).integers(0, 256, (2, 32, 32), dtype=np.uint8)
-    placed = place(pictures, size_deg=8.0, model=eye())
-    np.testing.assert_array_equal(placed[:, 0].numpy(), pictures.astype(np.float32) / 255)
-
-
-@pytest.mark.parametrize("size_deg", [1.0, 2.5, 4.0, 8.0, 11.0])
-def test_a_constant_picture_covers_its_size_in_degrees_around_the_middle(size_deg):
-    placed = place(np.full((1, 50, 50), 255, np.uint8), size_deg=size_deg, model=eye(background=0.25))[0, 0]
-    side = min(32, round(size_deg * 4))
-    inside = placed > 0.999
-    assert int(inside.sum()) == side**2
-    rows = torch.nonzero(inside)[:, 0]
-    assert abs(float(rows.float().mean()) - 15.5) <= 0.5
-    assert bool((placed[~inside] == 0.25).all())
-
-
-def test_shrinking_averages_what_it_covers():
-    """Antialiased: fine stripes become grey, and the mean of a picture is kept."""
-    stripes = np.tile(np.array([0, 255], np.uint8), (1, 64, 32))
-    placed = place(stripes, size_deg=4.0, model=eye())[0, 0]
-    np.testing.assert_allclose(placed[10:22, 10:22], 0.5, atol=0.02)
-
-
-def test_the_same_size_in_degrees_at_another_resolution_is_the_same_share_of_the_field():
-    picture = np.zeros((1, 64, 64), np.uint8)
-    picture[:, 16:48, 16:48] = 255
-    shares = [
-        float(place(picture, size_deg=4.0, model=eye(input_px=px, background=0.0)).mean()) for px in (32, 64, 128)
-    ]
-    np.testing.assert_allclose(shares, (2 / 8) ** 2, rtol=0.02)
-
-
-def test_what_is_larger_than_the_field_is_cut_around_the_middle():
-    ramp = np.tile(np.linspace(0, 1, 64, dtype=np.float32), (1, 64, 1))
-    placed = place(ramp, size_deg=16.0, model=eye())[0, 0]
-    np.testing.assert_allclose(placed[0], ramp[0, 0, 16:48], atol=1e-6)
-
-
-def test_colour_and_grey():
-    colour = np.random.default_rng(0).random((1, 32, 32, 3)).astype(np.float32)
-    grey = place(colour, size_deg=8.0, model=eye())
-    np.testing.assert_allclose(grey[0, 0], colour[0] @ np.array(LUMA, np.float32), atol=1e-6)
-    three = place(colour[..., 0], size_deg=8.0, model=eye(channels=3, mean=(0.5, 0.4, 0.3), std=(0.5,)))
-    np.testing.assert_allclose(three[0, 2], (colour[0, :, :, 0] - 0.3) / 0.5, atol=1e-6)
-
-
-def test_pictures_that_are_not_square_keep_their_shape():
-    wide = np.full((1, 10, 20), 255, np.uint8)
-    inside = place(wide, size_deg=4.0, model=eye(background=0.0))[0, 0] > 0.999
-    assert (int(inside.any(1).sum()), int(inside.any(0).sum())) == (8, 16)
+def test_declared_layers_are_the_default(net):
+    assert layer_names(VisionModel(net, "net", input_px=16, layers=("3", "0.0"))) == ["0.0", "3"]
 
 
 @pytest.mark.parametrize(
-    ("pictures", "size_deg", "said"),
+    ("pattern", "message"),
     [
-        (np.zeros((1, 4, 4), np.uint8), float("nan"), "unknown .NaN.; give size_deg"),
-        (np.zeros((1, 4, 4), np.uint8), -1.0, r"size_deg is -1\.0"),
-        (np.zeros((1, 4, 4), np.uint8), 0.01, "0 x 0 px"),
-        (np.zeros((4, 4), np.uint8), 1.0, r"shape \(4, 4\)"),
-        (np.zeros((1, 4, 4), np.int64), 1.0, "of type int64"),
-        (np.full((1, 4, 4), 200.0), 1.0, r"go from 200\.0 to 200\.0"),
-        (np.full((1, 4, 4), np.nan), 1.0, "go from nan"),
+        ("0.2.conv3", "net has no layer '0.2.conv3'; near it are 0.2.conv"),
+        ("features.*", r"net has no layer 'features.\*'; near it are"),
+        ("0.2.relu", "layer 0.2.relu of net runs more than once for a picture"),
+        ("0.2.unused", "layer 0.2.unused of net does not run"),
     ],
 )
-def test_wrong_pictures_are_named(pictures, size_deg, said):
-    with pytest.raises(ValueError, match=said):
-        place(pictures, size_deg=size_deg, model=eye())
+def test_a_layer_that_cannot_be_read_is_refused(model, pattern, message):
+    with pytest.raises(ValueError, match=message):
+        layer_names(model, pattern)
+
+
+def test_responses_are_those_of_a_forward_pass_by_hand(net, model):
+    images = torch.rand(3, 3, 16, 16)
+    found = layer_responses(model, images, layer_names(model))
+    net.eval()
+    with torch.no_grad():
+        conv = nn.functional.conv2d(images, net[0][0].weight, net[0][0].bias)
+        block = net[0][2]
+        within = block.conv1(conv.relu())
+        whole = (block.conv2(within.relu()) + conv.relu()).relu()
+    assert (conv < 0).any()
+    torch.testing.assert_close(found["0.0"], conv)
+    torch.testing.assert_close(found["0.1"], conv.relu())
+    torch.testing.assert_close(found["0.2.conv1"], within)
+    torch.testing.assert_close(found["0.2"], whole)
+    torch.testing.assert_close(found["3"], net(images))
+
+
+def hooks(net):
+    return sum(len(each._forward_hooks) for each in net.modules())
+
+
+def test_the_model_is_left_as_it_was(net, model):
+    net.train()
+    net[1].eval()
+    modes = [each.training for each in net.modules()]
+    weight = net[3].weight.clone()
+    layer_responses(model, torch.rand(2, 3, 16, 16), layer_names(model))
+    assert [each.training for each in net.modules()] == modes
+    assert hooks(net) == 0
+    assert torch.equal(weight, net[3].weight)
+    assert torch.is_grad_enabled()
+    assert net(torch.rand(2, 3, 16, 16)).requires_grad
+
+
+def test_also_after_an_error(net, model):
+    net.train()
+    with pytest.raises(RuntimeError, match="shape"):
+        layer_responses(model, torch.rand(2, 3, 15, 15), ["0.0", "3"])
+    with pytest.raises(ValueError, match="runs more than once"):
+        layer_responses(model, torch.rand(2, 3, 16, 16), ["0.2.relu"])
+    with pytest.raises(ValueError, match="does not run"):
+        layer_responses(model, torch.rand(2, 3, 16, 16), ["0.2.unused"])
+    assert hooks(net) == 0
+    assert all(each.training for each in net.modules())
+    assert not torch.is_inference_mode_enabled()
+
+
+def test_evaluating_leaves_frozen_parts_frozen():
+    net = nn.Sequential(nn.BatchNorm2d(1), nn.Dropout())
+    net[0].eval()
+    with pytest.raises(KeyError), evaluating(net):
+        {each.training for each in net.modules()}.remove(True)
+    with evaluating(net):
+        assert not any(each.training for each in net.modules())
+    assert [each.training for each in net.modules()] == [True, False, True]
+
+
+def test_keys_of_a_mapping_are_layers():
+    class Stages(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.v1 = nn.Conv2d(3, 2, 3)
+
+        def forward(self, x):
+            return {"v1": self.v1(x).relu(), "v2": self.v1.bias * 0 + x.mean((2, 3))[:, :2]}
+
+    net = Stages()
+    model = VisionModel(net, "stages", input_px=8)
+    assert layer_names(model) == ["v1", "v2"]
+    # The key is meant where a submodule has the same name.
+    assert (layer_responses(model, torch.rand(2, 3, 8, 8), ["v1"])["v1"] >= 0).all()
+    function = VisionModel(lambda x: {"mean": x.mean((2, 3))}, "f", input_px=8)
+    assert layer_names(function, "m*") == ["mean"]
+    with pytest.raises(ValueError, match="near it are mean"):
+        layer_names(function, "median")
+
+
+def test_a_function_has_one_layer():
+    model = VisionModel(lambda x: x.flatten(1), "pixels", input_px=4)
+    assert layer_names(model) == ["output"]
+    images = torch.rand(2, 3, 4, 4)
+    assert torch.equal(layer_responses(model, images, ["output"])["output"], images.flatten(1))
+    with pytest.raises(ValueError, match=r"gives a tensor of shape \(\) for 2 pictures"):
+        layer_responses(VisionModel(torch.sum, "sum", input_px=4), images, ["output"])
+
+
+def test_tokens_and_tuples():
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attend = nn.MultiheadAttention(3, 1, batch_first=True)
+
+        def forward(self, x):
+            x = x.flatten(2).movedim(1, 2)
+            return self.attend(x, x, x)[0]
+
+    model = VisionModel(Attention(), "vit", input_px=4)
+    assert "attend" in layer_names(model)
+    assert layer_responses(model, torch.rand(2, 3, 4, 4), ["attend"])["attend"].shape == (2, 16, 3)
+
+
+def test_transformer_layers_can_be_read_inside():
+    encoder = nn.TransformerEncoderLayer(3, 1, 8, batch_first=True)
+    model = VisionModel(nn.Sequential(nn.Flatten(2), nn.Linear(16, 3), encoder), "vit", input_px=4)
+    assert {"2", "2.linear1", "2.linear2"} <= set(layer_names(model, "2*"))
+
+
+def test_device_of_a_function_and_of_buffers():
+    assert device_of(as_vision_model(torch.relu)) == torch.device("cpu")
+    module = nn.Identity()
+    module.register_buffer("x", torch.zeros(1, device="meta"))
+    assert device_of(as_vision_model(module)) == torch.device("meta")
+
+
+SOURCE = """
+import torch
+from neural_fits.vision_model import VisionModel
+def make():
+    import {name}_late
+    return VisionModel(torch.nn.Identity(), "made", field_deg=4.0)
+def bare(size=3):
+    return torch.nn.Linear(size, 1)
+def wrong():
+    return "weights.pt"
+def needs(path):
+    return torch.nn.Identity()
+number = 3
+"""
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    name = f"zoo_{tmp_path.name.replace('-', '_')}"
+    (tmp_path / f"{name}.py").write_text(SOURCE.format(name=name))
+    (tmp_path / f"{name}_late.py").touch()
+    (tmp_path / f"{name}_broken.py").write_text("import no_such_package_at_all\n")
+    monkeypatch.chdir(tmp_path)
+    return name
+
+
+def test_models_are_loaded_from_the_working_directory(package):
+    before = list(sys.path)
+    model = load_model(f"{package}:make")
+    assert (model.name, model.field_deg) == ("made", 4.0)
+    assert isinstance(load_model(f"{package}:bare").module, nn.Linear)
+    assert sys.path == before
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("zoo", "model is 'zoo'; expected module:function"),
+        ("zoo:", "expected module:function"),
+        ("no_such_zoo:make", "no_such_zoo cannot be imported .*; check the name"),
+        ("{}_broken:make", "cannot be imported .*no_such_package_at_all"),
+        ("{}:mak", "has no function mak; did you mean make"),
+        ("{}:number", "has no function number; check the name"),
+        ("{}:wrong", "returned str; expected a torch module"),
+        ("{}:needs", "needs path; expected a function without arguments"),
+    ],
+)
+def test_what_cannot_be_loaded_is_refused(package, place, message):
+    with pytest.raises(ValueError, match=message):
+        load_model(place.format(package))
