@@ -238,7 +238,7 @@ def fit(arguments: argparse.Namespace) -> None:
     from lcl import measure
     from neural_fits.datasets import load
 
-    models = {name: measure.named_model(name, seed=arguments.seed) for name in arguments.models}
+    models = measure.named_models(arguments.models, seed=arguments.seed)
     recording = load(arguments.data)
     for text in arguments.neurons or ():
         recording = recording.select(neurons=measure.rows_where(recording, "neuron", text))

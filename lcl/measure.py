@@ -76,6 +76,31 @@ def named_model(name: str, *, seed: int = 0) -> VisionModel:
     )
 
 
+def named_models(names: Sequence[str], *, seed: int = 0) -> dict[str, VisionModel]:
+    """Models by a short name each: their own, or what the user wrote where two have the same.
+
+    Parameters
+    ----------
+    names : sequence of str
+        As in :func:`named_model`.
+    seed : int
+
+    Returns
+    -------
+    dict of str to VisionModel
+
+    Examples
+    --------
+    >>> list(named_models(["pixels", "gabor-energy"]))
+    ['pixels', 'gabor-energy']
+    """
+    models = [named_model(name, seed=seed) for name in names]
+    own = [model.name for model in models]
+    return {
+        given if own.count(model.name) > 1 else model.name: model for given, model in zip(names, models, strict=True)
+    }
+
+
 def is_run(name: str) -> bool:
     """Whether a name is the path of a run folder."""
     return (Path(name) / "config.json").is_file()
