@@ -2,6 +2,8 @@
 
 import copy
 import functools
+import importlib
+import os
 import subprocess
 import sys
 import threading
@@ -150,35 +152,56 @@ def test_what_cannot_be_known_is_refused_by_its_place():
 
 
 PROGRAM = """
-import sys, torch
+import sys
 sys.path.insert(0, {folder!r})
-from torch import nn
 import zoo_of_one
 from neural_fits.content import digest
-torch.manual_seed(0)
-net = nn.Sequential(nn.Conv2d(1, 2, 3), zoo_of_one.Layer())
-net.names = {{"b", "a", "c", "d"}}
-print(digest(net))
+print(digest(zoo_of_one.make()))
 """
 
 
-def run_program(folder):
-    root = Path(__file__).resolve().parents[2]
-    command = [sys.executable, "-W", "ignore", "-c", PROGRAM.format(folder=str(folder))]
-    return subprocess.run(command, capture_output=True, text=True, check=True, cwd=root).stdout.strip()
+def fresh_digest():
+    for name in [name for name in sys.modules if name.startswith("zoo_")]:
+        del sys.modules[name]
+    importlib.invalidate_caches()
+    return digest(importlib.import_module("zoo_of_one").make())
 
 
-def test_every_process_finds_the_same_and_sees_code_of_others(tmp_path):
+def test_every_process_finds_the_same_and_sees_code_of_others(tmp_path, monkeypatch):
     (tmp_path / "zoo_of_one.py").write_text(
         "import torch\nimport zoo_parts as parts\n"
-        "class Layer(torch.nn.Module):\n    def forward(self, x):\n        return parts.rectify(x)\n"
+        "class Layer(torch.nn.Module):\n"
+        "    names = {'a', 'b', 'c', 'd'}\n"
+        "    def forward(self, x):\n"
+        "        from zoo_late import late\n"
+        "        return late(parts.rectify(x))\n"
+        "def make():\n    torch.manual_seed(0)\n    return torch.nn.Sequential(torch.nn.Linear(2, 3), Layer())\n"
     )
-    parts = tmp_path / "zoo_parts.py"
-    parts.write_text("from zoo_more import shift\ndef rectify(x):\n    return shift(x.relu())\n")
-    more = tmp_path / "zoo_more.py"
-    more.write_text("def shift(x):\n    return x + 1\n")
-    before = run_program(tmp_path)
-    assert len(before) == 64
-    assert run_program(tmp_path) == before
-    more.write_text("def shift(x):\n    return x + 22\n")
-    assert run_program(tmp_path) != before
+    (tmp_path / "zoo_parts.py").write_text("from zoo_more import shift\ndef rectify(x):\n    return shift(x.relu())\n")
+    (tmp_path / "zoo_late.py").write_text("def late(x):\n    return x\n")
+    (tmp_path / "zoo_more.py").write_text("def shift(x):\n    return x + 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    before = fresh_digest()
+    assert fresh_digest() == before
+    (tmp_path / "zoo_more.py").write_text("def shift(x):\n    return x + 22\n")
+    assert fresh_digest() != before
+    root = Path(__file__).resolve().parents[2]
+    command = [sys.executable, "-W", "ignore", "-c", PROGRAM.format(folder=str(tmp_path))]
+    environment = os.environ | {"PYTHONHASHSEED": "7"}
+    run = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root, env=environment)
+    assert run.stdout.strip() == fresh_digest()
+
+
+def test_a_module_imported_inside_counts_once_it_is_there(tmp_path, monkeypatch):
+    (tmp_path / "zoo_late_one.py").write_text("def late(x):\n    return x\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def forward(x):
+        from zoo_late_one import late  # pyright: ignore[reportMissingImports]
+
+        return late(x)
+
+    forward(1)
+    before = digest(forward)
+    sys.modules["zoo_late_one"].late = lambda x: x + 1
+    assert digest(forward) != before
