@@ -20,7 +20,7 @@ from neural_fits.baselines import BASELINES, alexnet, untrained
 from neural_fits.fits import fit_features, recording_features, write_fit
 from neural_fits.recordings import Recording
 from neural_fits.regressions import REGRESSIONS
-from neural_fits.vision_model import VisionModel, load_model
+from neural_fits.vision_model import VisionModel, layer_names, load_model
 from stimuli.display import PIXELS_PER_DEGREE
 from stimuli.drawing import png
 from stimuli.files import replacing
@@ -234,7 +234,7 @@ def fit_models(
     *,
     splits: Sequence[str],
     regression: str = "pls",
-    layers: str | Sequence[str] | None = None,
+    layers: Sequence[str] | None = None,
     reduction: str | None = None,
     size_deg: float | None = None,
     batch_size: int = 32,
@@ -266,13 +266,13 @@ def fit_models(
     dict of str to dict of str to xarray.Dataset
         Tables by splits, then by model.
     """
+    chosen = layers_of(models, layers)
     tables: dict[str, dict[str, xr.Dataset]] = {split: {} for split in splits}
     for name, model in models.items():
-        wanted = layers if layers is not None else (model.layers or None)
         features, record = recording_features(
             model,
             recording,
-            layers=wanted,
+            layers=chosen[name],
             regression=regression,
             reduction=reduction,
             size_deg=size_deg,
@@ -289,6 +289,47 @@ def fit_models(
                 for line in table_lines(table):
                     say(f"{split}  {line}")
     return tables
+
+
+def layers_of(models: Mapping[str, VisionModel], patterns: Sequence[str] | None) -> dict[str, list[str]]:
+    """Layers of each model that some pattern matches.
+
+    Parameters
+    ----------
+    models : mapping of str to VisionModel
+    patterns : sequence of str, optional
+        A pattern need not match in every model. Default: the layers that each model declares, or else has.
+
+    Returns
+    -------
+    dict of str to list of str
+
+    Raises
+    ------
+    ValueError
+        If a model has none of the layers, or a pattern matches in no model.
+
+    Examples
+    --------
+    >>> layers_of(named_models(["pixels", "gabor-energy"]), ["pixels", "comp*"])
+    {'pixels': ['pixels'], 'gabor-energy': ['complex']}
+    """
+    if patterns is None:
+        return {name: layer_names(model) for name, model in models.items()}
+    chosen: dict[str, list[str]] = {name: [] for name in models}
+    for pattern in patterns:
+        refused = []
+        for name, model in models.items():
+            try:
+                chosen[name] += [layer for layer in layer_names(model, pattern) if layer not in chosen[name]]
+            except ValueError as error:
+                refused.append(error)
+        if len(refused) == len(models):
+            raise refused[0]
+    for name, layers in chosen.items():
+        if not layers:
+            raise ValueError(f"{name} has none of the layers {', '.join(patterns)}; add a pattern for it to --layers.")
+    return chosen
 
 
 def table_lines(table: xr.Dataset) -> list[str]:
