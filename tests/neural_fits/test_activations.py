@@ -190,6 +190,11 @@ def test_activations_are_those_of_a_forward_pass_whatever_the_batch(net, model, 
     assert sum(len(each._forward_hooks) for each in net.modules()) == 0
 
 
+def test_very_large_numbers_are_finite():
+    model = VisionModel(lambda x: x * 3e38, "large", input_px=4)
+    assert activations(model, np.ones((2, 4, 4)), size_deg=8.0)["output"].max() == np.float32(3e38)
+
+
 def test_maps_pool_and_mean(net, model, pictures):
     conv = by_hand(net, model, pictures)["conv"]
 
@@ -244,6 +249,7 @@ def test_pictures_in_a_file_are_read_in_batches(model, pictures, tmp_path):
         ({"size_deg": float("nan")}, "size_deg is nan"),
         ({"pca_images": np.zeros((3, 16, 16))}, "pca_images are given, but the reduction is all"),
         ({"storage": "a", "cache": "b"}, "storage and cache are both given"),
+        ({"device": "meta"}, "device is meta, which holds no numbers"),
         ({"device": "cuda:99"}, "device cuda:99 cannot be used"),
     ],
 )
