@@ -15,10 +15,10 @@ from neural_fits.activations import (
     activations,
     estimate,
     parse_reduction,
-    place,
     principal_components,
     random_projection,
 )
+from neural_fits.placing import place
 from neural_fits.vision_model import VisionModel
 
 
