@@ -1,7 +1,7 @@
 """Cross-validated PLS: Brain-Score's own metric against ours on the same assembly, in Brain-Score's environment.
 
-450 stimuli, ten stratified splits, 25 components, float64; both sides in turn, each in a process of its own. Printed: the
-times, their ratio, the largest difference of a correlation, and the most memory that our side held.
+450 stimuli, ten stratified splits, 25 components; both sides in turn, each in a process of its own. Printed: the times,
+their ratio, the largest difference of a correlation, and the most memory that our side held.
 
     BS_INSTALL_DEPENDENCIES=no PYTHONPATH=. ENV/bin/python benchmarks/brainscore_pls.py [--features N] [--rounds N]
 """
@@ -36,7 +36,7 @@ def ours(X, Y, kind):
     splits = stratified_splits(kind)
     started = time.perf_counter()
     parts = PLS(n_components=25).cross_predict(X, Y, splits)
-    r = np.stack([correlations(part, Y[test]) for part, test in zip(parts, splits.test)])
+    r = np.stack([correlations(part, Y[test]) for part, test in zip(parts, splits.test, strict=True)])
     return time.perf_counter() - started, r
 
 
@@ -101,9 +101,10 @@ def main():
         difference = np.abs(np.load(Path(folder) / "ours.npy") - np.load(Path(folder) / "theirs.npy")).max()
     seconds = {side: float(np.median([each["seconds"] for each in values])) for side, values in found.items()}
     peak = max(each["peak_mb"] for each in found["ours"])
+    ratio = seconds["theirs"] / seconds["ours"]
     print(
         f"{N_STIMULI} x {args.features:,} x {N_NEURONS}: Brain-Score {seconds['theirs']:.1f} s, ours "
-        f"{seconds['ours']:.2f} s, ratio {seconds['theirs'] / seconds['ours']:.0f}x; largest difference of a correlation "
+        f"{seconds['ours']:.2f} s, ratio {ratio:.0f}x; largest difference of a correlation "
         f"{difference:.1e}; our process held at most {peak:.0f} MB"
     )
 
