@@ -1,112 +1,108 @@
-"""Cross-validated PLS: Brain-Score's own metric against ours on the same assembly, in Brain-Score's environment.
+"""Cross-validated PLS through Brain-Score's own metric against ours, on the same features, responses and splits.
 
-450 stimuli, ten stratified splits, 25 components; both sides in turn, each in a process of its own. Printed: the times,
-their ratio, the largest difference of a correlation, and the most memory that our side held.
+450 stimuli x 100,000 features x 103 neurons in float64, ten splits stratified by the type of picture, 25 components.
+Each side runs in a process of its own, in turn, and is timed from arrays in memory (theirs: an assembly; ours: features
+in a memory-mapped file) to the correlation of every split and neuron. In Brain-Score's environment:
 
     BS_INSTALL_DEPENDENCIES=no PYTHONPATH=. ENV/bin/python benchmarks/brainscore_pls.py [--features N] [--rounds N]
 """
 
-import argparse
 import json
 import os
+import pathlib
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from pathlib import Path
 
 import numpy as np
+from pls import COMPONENTS, features_and_responses
+from side_by_side import arguments, header, seconds
 
 N_STIMULI, N_NEURONS = 450, 103
+KIND = np.where(np.arange(N_STIMULI) % 2, "texture", "noise")
+SIDES = ("ours", "theirs")
 
 
-def data(n_features):
-    rng = np.random.default_rng(0)
-    X = rng.standard_normal((N_STIMULI, n_features), dtype=np.float32)
-    Y = X[:, :20] @ rng.standard_normal((20, N_NEURONS)) + 3 * rng.standard_normal((N_STIMULI, N_NEURONS))
-    return X, Y, np.where(np.arange(N_STIMULI) % 2, "texture", "noise")
-
-
-def ours(X, Y, kind):
+def ours(folder):
     from neural_fits.bootstrap import correlations
     from neural_fits.pls import PLS
     from neural_fits.splits import stratified_splits
 
-    splits = stratified_splits(kind)
-    started = time.perf_counter()
-    parts = PLS(n_components=25).cross_predict(X, Y, splits)
-    r = np.stack([correlations(part, Y[test]) for part, test in zip(parts, splits.test, strict=True)])
-    return time.perf_counter() - started, r
+    X, Y = np.load(folder / "features.npy", mmap_mode="r"), np.load(folder / "responses.npy")
+    splits = stratified_splits(KIND)
+
+    def run():
+        parts = PLS(COMPONENTS).cross_predict(X, Y, splits)
+        return np.stack([correlations(part, Y[test]) for part, test in zip(parts, splits.test, strict=True)])
+
+    return run
 
 
-def theirs(X, Y, kind):
+def theirs(folder):
     from brainscore_core.supported_data_standards.brainio.assemblies import NeuroidAssembly
     from brainscore_vision import load_metric
 
-    def assembly(values, prefix):
-        n = values.shape[1]
+    def assembly(name):
+        values = np.load(folder / f"{name}.npy")
         return NeuroidAssembly(
             values,
             coords={
                 "stimulus_id": ("presentation", [f"im{i:03d}" for i in range(N_STIMULI)]),
-                "texture_type": ("presentation", kind),
-                "neuroid_id": ("neuroid", [f"{prefix}{k:06d}" for k in range(n)]),
-                "region": ("neuroid", ["V1"] * n),
+                "texture_type": ("presentation", KIND),
+                "neuroid_id": ("neuroid", [f"n{i:06d}" for i in range(values.shape[1])]),
+                "region": ("neuroid", ["V1"] * values.shape[1]),
             },
             dims=["presentation", "neuroid"],
         )
 
     metric = load_metric("pls", crossvalidation_kwargs={"stratification_coord": "texture_type"})
-    source, target = assembly(X, "f"), assembly(Y, "n")
-    started = time.perf_counter()
-    score = metric(source, target)
-    seconds = time.perf_counter() - started
-    raw = score.attrs["raw"]
-    return seconds, raw.attrs.get("raw", raw).transpose("split", "neuroid").values
+    features, responses = assembly("features"), assembly("responses")
+    return lambda: metric(features, responses).attrs["raw"].transpose("split", "neuroid").values
 
 
-def one_side(name, n_features, out):
-    values = data(n_features)
-    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    seconds, r = {"ours": ours, "theirs": theirs}[name](*values)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    np.save(f"{out}.npy", r)
-    Path(f"{out}.json").write_text(json.dumps({"seconds": seconds, "peak_mb": peak / 1024, "before_mb": held / 1024}))
+def one_side(side, folder):
+    run = {"ours": ours, "theirs": theirs}[side](folder)
+    result = []
+    wall, cpu = seconds(lambda: result.append(run()))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    np.save(folder / f"{side}.npy", result[0])
+    (folder / f"{side}.json").write_text(json.dumps({"wall": wall, "cpu": cpu, "peak": peak}))
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--features", type=int, default=100_000)
-    parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--side", help=argparse.SUPPRESS)
-    parser.add_argument("--out", help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.side:
-        one_side(args.side, args.features, args.out)
-        return
-    from importlib.metadata import version
-
-    names = ("brainscore-vision", "brainscore-core", "numpy", "scikit-learn", "scipy", "xarray")
-    print(time.strftime("# %Y-%m-%d %H:%M UTC, ", time.gmtime()) + ", ".join(f"{n} {version(n)}" for n in names))
-    print(f"# load {os.getloadavg()[0]:.1f} before, {os.environ.get('OMP_NUM_THREADS', 'all')} threads")
-    found = {"ours": [], "theirs": []}
-    with tempfile.TemporaryDirectory() as folder:
-        for _ in range(args.rounds):
-            for side in found:
-                out = str(Path(folder) / side)
-                command = [sys.executable, __file__, "--side", side, "--features", str(args.features), "--out", out]
-                subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-                found[side].append(json.loads(Path(f"{out}.json").read_text()))
-        difference = np.abs(np.load(Path(folder) / "ours.npy") - np.load(Path(folder) / "theirs.npy")).max()
-    seconds = {side: float(np.median([each["seconds"] for each in values])) for side, values in found.items()}
-    peak = max(each["peak_mb"] for each in found["ours"])
-    ratio = seconds["theirs"] / seconds["ours"]
-    print(
-        f"{N_STIMULI} x {args.features:,} x {N_NEURONS}: Brain-Score {seconds['theirs']:.1f} s, ours "
-        f"{seconds['ours']:.2f} s, ratio {ratio:.0f}x; largest difference of a correlation "
-        f"{difference:.1e}; our process held at most {peak:.0f} MB"
+    args = arguments(
+        __doc__, features={"type": int, "default": 100_000}, side={"default": ""}, folder={"type": pathlib.Path}
     )
+    if args.side:
+        one_side(args.side, args.folder)
+        return
+    header(["brainscore-vision", "brainscore-core", "numpy", "scipy", "scikit-learn", "xarray", "torch"], args.threads)
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(args.threads))
+    found = {side: [] for side in SIDES}
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        X, Y = features_and_responses(N_STIMULI, args.features, N_NEURONS)
+        np.save(folder / "features.npy", X)
+        np.save(folder / "responses.npy", Y)
+        del X
+        for _ in range(args.rounds):
+            for side in SIDES:
+                child = [sys.executable, "-W", "ignore", __file__, "--side", side, "--folder", name]
+                subprocess.run(child, check=True, env={**os.environ, **threads}, stderr=subprocess.DEVNULL)
+                found[side].append(json.loads((folder / f"{side}.json").read_text()))
+        a, b = (np.load(folder / f"{side}.npy") for side in SIDES)
+    wall, cpu = (
+        {side: statistics.median(each[what] for each in found[side]) for side in SIDES} for what in ("wall", "cpu")
+    )
+    print(f"10 splits, {N_STIMULI} x {args.features:,} x {N_NEURONS}; medians of {args.rounds}")
+    for side in SIDES:
+        peak = max(each["peak"] for each in found[side])
+        print(f"  {side:6s} {wall[side]:8.2f} s wall {cpu[side]:8.2f} s CPU, process at most {peak:.2f} GiB")
+    print(f"  ratio  {wall['theirs'] / wall['ours']:8.0f}x wall {cpu['theirs'] / cpu['ours']:8.0f}x CPU")
+    score = abs(np.median(a, 1).mean() - np.median(b, 1).mean())
+    print(f"  largest difference of a correlation {np.abs(a - b).max():.0e}, difference of the score {score:.0e}")
 
 
 if __name__ == "__main__":
