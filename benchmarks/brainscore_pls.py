@@ -80,6 +80,7 @@ def main():
         return
     header(["brainscore-vision", "brainscore-core", "numpy", "scipy", "scikit-learn", "xarray", "torch"], args.threads)
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(args.threads))
+    environment = {**os.environ, **threads, "TQDM_DISABLE": "1"}
     found = {side: [] for side in SIDES}
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
@@ -90,7 +91,7 @@ def main():
         for _ in range(args.rounds):
             for side in SIDES:
                 child = [sys.executable, "-W", "ignore", __file__, "--side", side, "--folder", name]
-                subprocess.run(child, check=True, env={**os.environ, **threads}, stderr=subprocess.DEVNULL)
+                subprocess.run(child, check=True, env=environment)
                 found[side].append(json.loads((folder / f"{side}.json").read_text()))
         a, b = (np.load(folder / f"{side}.npy") for side in SIDES)
     wall, cpu = (
