@@ -12,6 +12,7 @@ Noise in responses is not removed: it adds to ``HSIC(L, L)`` off the diagonal an
 from __future__ import annotations
 
 import numpy as np
+from scipy.stats import t as student_t
 
 from neural_fits.bootstrap import percentile_interval, resampled_counts
 
@@ -256,7 +257,11 @@ def bootstrap_cka(
     seed: int = 0,
     groups=None,
 ) -> tuple[float, float]:
-    """BCa interval of unbiased CKA over resampled stimuli; pairs of copies are left out (:func:`weighted_cka`).
+    """Interval of unbiased CKA over stimuli.
+
+    BCa over resampled stimuli; pairs of copies are left out (:func:`weighted_cka`). Where stimuli come in groups that
+    are alike, a group drawn twice would count its inner pairs four times, so groups are left out in turn instead
+    (jackknife): the estimate plus and minus its standard error times the quantile of Student's t.
 
     Parameters
     ----------
@@ -268,7 +273,7 @@ def bootstrap_cka(
     confidence : float
     seed : int
     groups : array, (stimulus,), optional
-        Labels that are drawn whole, such as the movie of a frame.
+        Labels that are left out whole, such as the movie of a frame; 3 groups at least.
 
     Returns
     -------
@@ -291,12 +296,20 @@ def bootstrap_cka(
         raise ValueError(f"kernel is {kernel!r}; expected 'linear' or 'rbf'.")
     x, y = _both(x, y)
     kernels = [a @ a.T if kernel == "linear" else rbf_kernel(a, bandwidth=bandwidth) for a in (x, y)]
-    counts = resampled_counts(len(x), n_resamples=n_resamples, seed=seed, groups=groups)
     labels = np.arange(len(x)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
-    without = (labels != np.arange(labels.max() + 1)[:, None]).astype(float)
-    everything = np.ones((1, len(x)))
-    values = weighted_cka(kernels[0], kernels[1], np.concatenate([everything, without, counts]))
-    of_groups = len(without)
-    return percentile_interval(
-        values[1 + of_groups :], estimate=values[0], jackknife=values[1 : 1 + of_groups], confidence=confidence
-    )
+    n = int(labels.max()) + 1
+    if len(labels) != len(x) or n < 3:
+        raise ValueError(f"groups hold {len(labels)} labels, {n} different; expected {len(x)}, 3 different at least.")
+    without = (labels != np.arange(n)[:, None]).astype(float)
+    weights = np.concatenate([np.ones((1, len(x))), without])
+    if groups is None:
+        weights = np.concatenate([weights, resampled_counts(n, n_resamples=n_resamples, seed=seed)])
+    values = weighted_cka(kernels[0], kernels[1], weights)
+    estimate, jackknife = float(values[0]), values[1 : 1 + n]
+    if groups is None:
+        return percentile_interval(values[1 + n :], estimate=estimate, jackknife=jackknife, confidence=confidence)
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence is {confidence}; expected a number between 0 and 1, such as 0.95.")
+    error = np.sqrt((n - 1) / n * ((jackknife - jackknife.mean()) ** 2).sum())
+    reach = float(student_t.ppf((1 + confidence) / 2, n - 1) * error)
+    return estimate - reach, estimate + reach

@@ -14,7 +14,7 @@ import xarray as xr
 from scipy.spatial.distance import squareform
 from scipy.stats import kendalltau, norm, rankdata
 
-from neural_fits.bootstrap import percentile_interval, resampled_counts
+from neural_fits.bootstrap import percentile_interval
 from neural_fits.ceiling import half_splits, spearman_brown
 from neural_fits.dissimilarity import dissimilarity, mean_patterns, noise_precision
 from neural_fits.kernel_alignment import bootstrap_cka, linear_cka
@@ -255,7 +255,8 @@ def bootstrap_comparison(
     """Interval of the likeness of two sets of dissimilarities over resampled stimuli.
 
     Stimuli are drawn with replacement, the same ones in both. A pair of two copies of one stimulus has dissimilarity 0
-    in both by construction and would raise the likeness, so it is left out.
+    in both by construction and would raise the likeness, so it is left out. Likewise pairs from two copies of one
+    group: alike as within a group, they would count as if between groups.
 
     Parameters
     ----------
@@ -281,13 +282,20 @@ def bootstrap_comparison(
     (1.0, 1.0)
     """
     a, b = (squareform(np.asarray(x, dtype=np.float64), checks=False) for x in (a, b))
-    counts = resampled_counts(len(a), n_resamples=n_resamples, seed=seed, groups=groups).astype(int)
+    labels = np.arange(len(a)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    if len(labels) != len(a):
+        raise ValueError(f"groups hold {len(labels)} labels; expected one for each of {len(a)} stimuli.")
+    members = [np.flatnonzero(labels == label) for label in range(labels.max() + 1)]
+    rng = np.random.default_rng(seed)
     values = []
-    for count in counts:
-        drawn = np.repeat(np.arange(len(a)), count)
+    for _ in range(n_resamples):
+        copies = rng.integers(0, len(members), len(members))
+        drawn = np.concatenate([members[group] for group in copies])
+        copy = np.repeat(np.arange(len(copies)), [len(members[group]) for group in copies])
         first, second = np.triu_indices(len(drawn), 1)
         rows, columns = drawn[first], drawn[second]
-        pairs = np.where(rows != columns, a[rows, columns], np.nan)
+        apart = (labels[rows] != labels[columns]) | (copy[first] == copy[second])
+        pairs = np.where(apart, a[rows, columns], np.nan)
         values.append(compare_dissimilarities(pairs, b[rows, columns], comparison=comparison))
     return percentile_interval(np.array(values), confidence=confidence)
 

@@ -140,6 +140,24 @@ def test_the_interval_holds_the_truth_as_often_as_it_says():
     assert 68 <= held <= 92  # 80 of 100, three standard deviations of the binomial
 
 
+def test_the_interval_over_groups_holds_the_truth_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    maps = rng.standard_normal((2, 3, 8))
+
+    def draw(n_groups, size=6):
+        common = np.repeat(rng.standard_normal((n_groups, 3)), size, axis=0)
+        common += 0.3 * rng.standard_normal(common.shape)
+        return [common @ m + rng.standard_normal((len(common), 8)) for m in maps]
+
+    # the population value among stimuli of other groups; within groups is a vanishing share of the pairs
+    truth = np.mean([linear_cka(*draw(12)) for _ in range(300)])
+    held = 0
+    for _ in range(100):
+        low, high = bootstrap_cka(*draw(12), confidence=0.8, groups=np.repeat(np.arange(12), 6))
+        held += low <= truth <= high
+    assert 66 <= held <= 94
+
+
 def test_bootstrap_of_groups_is_wider():
     rng = np.random.default_rng(0)
     x = np.repeat(rng.standard_normal((10, 5)), 6, axis=0) + 0.1 * rng.standard_normal((60, 5))
@@ -163,6 +181,10 @@ def test_bad_input_is_refused():
         rbf_cka(x, y, bandwidth=0)
     with pytest.raises(ValueError, match="leave out copies"):
         rbf_kernel(np.ones((5, 2)))
+    with pytest.raises(ValueError, match="groups hold 30 labels, 2 different"):
+        bootstrap_cka(x, y, groups=np.repeat([0, 1], 15))
+    with pytest.raises(ValueError, match="confidence is 2"):
+        bootstrap_cka(x, y, groups=np.repeat([0, 1, 2], 10), confidence=2)
     with pytest.raises(ValueError, match="expected 'linear' or 'rbf'"):
         bootstrap_cka(x, y, kernel="cubic")
     with pytest.raises(ValueError, match=r"a kernel has shape \(3, 3\)"):

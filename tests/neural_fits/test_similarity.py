@@ -185,6 +185,23 @@ def test_bootstrap_over_stimuli_is_as_wide_as_the_spread_over_draws_of_stimuli(c
     assert 0.7 < np.mean(widths) / (2 * 1.96 * spread) < 1.5
 
 
+def test_bootstrap_over_groups_is_centred_on_the_estimate():
+    """Pairs from two copies of a group would be alike in both, as within a group, and lift the likeness."""
+    rng = np.random.default_rng(0)
+    excess = []
+    for seed in range(10):
+        group = np.repeat(rng.standard_normal((10, 20)), 4, axis=0)
+        x, y = (group + rng.standard_normal((40, 20)) + np.repeat(rng.standard_normal((10, 20)), 4, 0) for _ in "ab")
+        a, b = dissimilarity(x, distance="euclidean"), dissimilarity(y, distance="euclidean")
+        low, high = bootstrap_comparison(
+            a, b, comparison="pearson", n_resamples=40, confidence=0.02, seed=seed, groups=np.repeat(np.arange(10), 4)
+        )
+        excess.append((low + high) / 2 - compare_dissimilarities(a, b, comparison="pearson"))
+    assert abs(np.mean(excess)) < 0.06
+    with pytest.raises(ValueError, match="groups hold 5 labels"):
+        bootstrap_comparison(a, b, groups=np.arange(5))
+
+
 def test_bootstrap_over_groups_is_wider():
     rng = np.random.default_rng(0)
     x = np.repeat(rng.standard_normal((8, 5)), 5, axis=0) + 0.2 * rng.standard_normal((40, 5))
