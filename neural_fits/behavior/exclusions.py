@@ -10,7 +10,6 @@ and in the files.
 
 from collections.abc import Iterable, Mapping, Sequence
 
-import numpy as np
 import xarray as xr
 
 from neural_fits.behavior.trials import fraction_correct
@@ -74,7 +73,7 @@ def kept_conditions(
     experiment : str
     conditions : iterable of str
     rule : str or mapping of experiment to conditions left out
-        A name in ``EXCLUSIONS``, or your own, which may start from one: ``EXCLUSIONS["geirhos2021"] | {"edge": ["0"]}``.
+        A name in ``EXCLUSIONS``, or your own, which may start from one: ``UNDISTORTED | {"edge": ["0"]}``.
 
     Returns
     -------
@@ -125,7 +124,8 @@ def near_chance(trials: xr.Dataset, *, threshold: float = 0.2) -> tuple[str, ...
     --------
     >>> from neural_fits.behavior.trials import trials_from_columns
     >>> columns = {"observer": ["a"] * 4, "image": ["dog1", "dog2"] * 2, "category": ["dog"] * 4}
-    >>> near_chance(trials_from_columns(condition=["1", "1", "9", "9"], response=["dog", "cat", "cat", "na"], **columns))
+    >>> response = ["dog", "cat", "cat", "na"]
+    >>> near_chance(trials_from_columns(condition=["1", "1", "9", "9"], response=response, **columns))
     ('9',)
     """
     dims = [dim for dim in trials.correct.dims if dim != "condition"]
@@ -155,5 +155,5 @@ def keep_conditions(trials: xr.Dataset, *, rule: str | Mapping[str, Sequence[str
     ['dog2']
     """
     kept = trials.sel(condition=kept_conditions(trials.attrs["name"], trials.condition.values, rule=rule))
-    shown = np.isfinite(fraction_correct(kept)).any(["observer", "condition"])
+    shown = fraction_correct(kept).notnull().any(["observer", "condition"])
     return kept.isel(image=shown.values)

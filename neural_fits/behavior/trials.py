@@ -193,7 +193,7 @@ def _category_of_images(image: np.ndarray, category: np.ndarray, images: Sequenc
     if len(of) < len(pairs):
         twice = next(one for one, n in zip(*np.unique(pairs[:, 0], return_counts=True), strict=True) if n > 1)
         found = pairs[pairs[:, 0] == twice, 1].tolist()
-        raise ValueError(f"image {twice!r} has the categories {', '.join(found)}; expected one for each image.")
+        raise ValueError(f"image {str(twice)!r} has the categories {', '.join(found)}; expected one for each image.")
     return np.array([of[one] for one in images])
 
 
