@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from neural_fits.gabor import GABOR_R2, TUNED_SELECTIVITY, fit_gabor, grating_tu
 
 
 @torch.no_grad()
-def calibrate(model: StageChain, streams: dict[str, Stream], batches: int = 4) -> None:
+def calibrate(model: StageChain, streams: Mapping[str, Callable[[int], Tensor]], batches: int = 4) -> None:
     """Set the running statistics of every batch normalisation to those of some batches, from the bottom up.
 
     An untrained network that is to be compared needs statistics of its own drives; without this its normalisation
@@ -30,8 +31,8 @@ def calibrate(model: StageChain, streams: dict[str, Stream], batches: int = 4) -
     ----------
     model : StageChain
         Changed in place.
-    streams : dict of str to Stream
-        Patches of every stage.
+    streams : mapping of str to callable
+        For every stage, pairs of patches (B, 2, C, P, P) by number of the batch.
     batches : int
         Batches to average over.
     """

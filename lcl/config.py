@@ -110,12 +110,9 @@ class Config:
         ):
             known = ", ".join(choices)
             _check(name, getattr(self, name), lambda value, choices=choices: value in choices, f"one of {known}")
+        _check_literals(self)
         for settings in dataclasses.fields(self):
-            value = getattr(self, settings.name)
-            options = get_args(get_type_hints(Config)[settings.name])
-            if get_origin(get_type_hints(Config)[settings.name]) is Literal and value not in options:
-                raise ValueError(f"{settings.name} is {value!r}; expected one of {', '.join(map(str, options))}.")
-            if isinstance(value, tuple):
+            if isinstance(getattr(self, settings.name), tuple):
                 self.per_stage(settings.name)
         for rule in (self.amplitudes, self.patches):
             reference_px(rule, [1] * len(self.channels), 0)
@@ -162,13 +159,7 @@ class Config:
         ValueError
             If a name is unknown.
         """
-        known = {settings.name for settings in dataclasses.fields(cls)}
-        if unknown := set(values) - known:
-            wrong, right = ", ".join(sorted(unknown)), ", ".join(sorted(known))
-            raise ValueError(f"Unknown settings {wrong}; this version knows {right}.")
-        plain: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
-        }
+        plain = plain_settings(cls, values)
         if isinstance(plain.get("deformation"), dict):
             plain["deformation"] = Deformation(**plain["deformation"])
         return cls(**plain)
@@ -214,6 +205,44 @@ def _check(name: str, value: Any, good: Any, expected: str) -> None:
     for each in value if isinstance(value, tuple) else (value,):
         if not good(each):
             raise ValueError(f"{name} is {each!r}; expected {expected}.")
+
+
+def _check_literals(config: Any) -> None:
+    for name, kind in get_type_hints(type(config)).items():
+        value, options = getattr(config, name), get_args(kind)
+        if get_origin(kind) is Literal and value not in options:
+            raise ValueError(f"{name} is {value!r}; expected one of {', '.join(map(str, options))}.")
+
+
+def plain_settings(kind: type, values: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of a class of settings from plain values, as read from JSON.
+
+    Parameters
+    ----------
+    kind : type
+        A dataclass of settings.
+    values : dict
+        Names and values; lists become tuples.
+
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    ValueError
+        If a name is unknown.
+
+    Examples
+    --------
+    >>> plain_settings(Config, {"steps": [100, 50]})
+    {'steps': (100, 50)}
+    """
+    known = {settings.name for settings in dataclasses.fields(kind)}
+    if unknown := set(values) - known:
+        wrong, right = ", ".join(sorted(unknown)), ", ".join(sorted(known))
+        raise ValueError(f"Unknown settings {wrong}; this version knows {right}.")
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
 def parse_value(text: str, kind: Any) -> Any:

@@ -118,10 +118,10 @@ class BatchNorm(nn.BatchNorm2d):
         variance = sum_over_processes(centred.square().sum((0, 2, 3))) / count
         if self.running_mean is not None and self.running_var is not None:
             assert self.num_batches_tracked is not None
-            assert self.momentum is not None
             self.num_batches_tracked.add_(1)
-            self.running_mean.lerp_(mean.detach(), self.momentum)
-            self.running_var.lerp_(variance.detach() * count / (count - 1), self.momentum)
+            momentum = 1 / int(self.num_batches_tracked) if self.momentum is None else self.momentum
+            self.running_mean.lerp_(mean.detach(), momentum)
+            self.running_var.lerp_(variance.detach() * count / (count - 1), momentum)
         scaled = centred * (variance + self.eps).rsqrt()[:, None, None]
         return (scaled * self.weight[:, None, None] + self.bias[:, None, None]).to(input.dtype)
 

@@ -12,7 +12,7 @@ import json
 import signal
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -54,8 +54,8 @@ class CollapseWarning(UserWarning):
 class Interrupted(Exception):
     """Training was asked to stop by a signal; its state is saved."""
 
-    def __init__(self, run: Path, signal_number: int) -> None:
-        super().__init__(f"Stopped; everything is saved. Go on with: lcl train --resume {run}")
+    def __init__(self, run: Path, signal_number: int, command: str = "lcl train") -> None:
+        super().__init__(f"Stopped; everything is saved. Go on with: {command} --resume {run}")
         self.signal_number = signal_number
 
 
@@ -521,9 +521,9 @@ def train(
     started = time.perf_counter() - seconds
     saved = position
     with (
-        log_file(run, config, main) as log,
+        log_file(run, tensorboard=config.tensorboard, main=main) as log,
         stop_requests() as stop,
-        Prefetch(learners, order, position) as batches,
+        Prefetch(lambda name, step: learners[name].stream.regions(step), order, position) as batches,
         Bar(order, position, enabled=progress and main) as bar,
     ):
         for position in range(position, len(order)):  # noqa: B020 (goes on from the saved position)
@@ -554,7 +554,7 @@ def train(
             done = position + 1
             bar.update(name, loss, 2 * learner.stream.batch)
             if step % config.log_every == 0 or step + 1 == learner.steps:
-                log(name, step, position, loss, rate, bar.rate)
+                log(metrics_line(name, step, position, loss, rate, bar.rate))
                 warn_of_collapse(learner, loss)
             stopping = stop.requested(device)
             if done - saved >= config.save_every or done == len(order) or stopping:
@@ -625,22 +625,32 @@ def make_learners(
 
 
 class Prefetch:
-    """Draws the source regions of the next step in a thread while this step is computed."""
+    """Draws what the next step needs in a thread while this step is computed.
 
-    def __init__(self, learners: dict[str, Learner], order: list[tuple[str, int]], position: int) -> None:
-        self.learners, self.order = learners, order
+    Parameters
+    ----------
+    draw : callable
+        From the name of a stage (or phase) and the number of its step to its batch.
+    order : list of (str, int)
+        All steps (:func:`plan`).
+    position : int
+        The first one to be asked for.
+    """
+
+    def __init__(self, draw: Callable[[str, int], Any], order: list[tuple[str, int]], position: int) -> None:
+        self.draw, self.order = draw, order
         self.pool = ThreadPoolExecutor(1)
-        self.next: Future[tuple[Tensor, ViewParameters]] | None = self.submit(position)
+        self.next: Future[Any] | None = self.submit(position)
 
-    def submit(self, position: int) -> Future[tuple[Tensor, ViewParameters]] | None:
+    def submit(self, position: int) -> Future[Any] | None:
         """Start drawing a step, if there is one."""
         if position >= len(self.order):
             return None
         name, step = self.order[position]
-        return self.pool.submit(self.learners[name].stream.regions, step)
+        return self.pool.submit(self.draw, name, step)
 
-    def get(self, position: int) -> tuple[Tensor, ViewParameters]:
-        """Source regions and parameters of a step; steps are asked for in order."""
+    def get(self, position: int) -> Any:
+        """Batch of a step; steps are asked for in order."""
         assert self.next is not None
         batch = self.next.result()
         self.next = self.submit(position + 1)
@@ -854,14 +864,33 @@ def trim_metrics(path: Path, position: int) -> None:
     partial.replace(path)
 
 
+def metrics_line(
+    name: str, step: int, position: int, loss: Loss, rate: float, images_per_s: float
+) -> dict[str, str | int | float]:
+    """One line of metrics.jsonl."""
+    return {
+        "stage": name,
+        "step": step,
+        "position": position,
+        "loss": float(loss.total.detach()),
+        "similarity": float(loss.similarity.detach()),
+        "decorrelation": float(loss.decorrelation.detach()),
+        "learning_rate": rate,
+        "images_per_s": round(images_per_s, 1),
+    }
+
+
 @contextmanager
-def log_file(run: Path, config: Config, main: bool) -> Iterator[Callable[..., None]]:
-    """Function that appends one line of metrics (and TensorBoard events, if asked for)."""
+def log_file(run: Path, *, tensorboard: bool, main: bool) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """Function that appends one line of metrics (and TensorBoard events, if asked for).
+
+    A line has ``stage`` and ``step``; its other floating-point values are the events.
+    """
     if not main:
-        yield lambda *values: None
+        yield lambda line: None
         return
     board = None
-    if config.tensorboard:
+    if tensorboard:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
@@ -870,21 +899,12 @@ def log_file(run: Path, config: Config, main: bool) -> Iterator[Callable[..., No
             ) from None
         board = SummaryWriter(str(run / "tensorboard"))
 
-    def log(name: str, step: int, position: int, loss: Loss, rate: float, images_per_s: float) -> None:
-        line = {
-            "stage": name,
-            "step": step,
-            "position": position,
-            "loss": float(loss.total.detach()),
-            "similarity": float(loss.similarity.detach()),
-            "decorrelation": float(loss.decorrelation.detach()),
-            "learning_rate": rate,
-            "images_per_s": round(images_per_s, 1),
-        }
+    def log(line: Mapping[str, Any]) -> None:
         print(json.dumps(line), file=file, flush=True)
         if board is not None:
-            for key in ("loss", "similarity", "decorrelation", "learning_rate"):
-                board.add_scalar(f"{name}/{key}", line[key], step)
+            for key, value in line.items():
+                if isinstance(value, float):
+                    board.add_scalar(f"{line['stage']}/{key}", value, line["step"])
 
     file: TextIO
     with (run / "metrics.jsonl").open("a", encoding="utf-8") as file:
