@@ -23,7 +23,9 @@ def minimise_each(
     """L-BFGS (Nocedal 1980) with a step of its own for every row: what a row becomes does not depend on the others.
 
     Steps are halved, and halved again, until the function falls by 1e-4 of what its slope promises (Armijo); a step
-    without positive curvature is not remembered. Rows that are finished leave the batch.
+    without positive curvature is not remembered. A row for which no step falls forgets its steps and goes down the
+    gradient; if that falls nowhere either, it is at its minimum as far as its precision goes. Rows that are finished
+    leave the batch.
 
     Parameters
     ----------
@@ -80,11 +82,13 @@ def minimise_each(
         raise ValueError(f"the function is {value.tolist()} at the start; expected finite values.")
     steps: list[tuple[Tensor, Tensor, Tensor]] = []  # step, change of gradient, 1 / their product (0: not remembered)
     scale = 1 / gradient.norm(dim=1).clamp_min(torch.finfo(x.dtype).tiny)
+    forgotten = torch.ones_like(finished)
     for iteration in range(1, max_iterations + 1):
         if finished.any():
             points[rows[finished]], values[rows[finished]] = x[finished], value[finished]
             keep = ~finished
             x, value, gradient, rows, scale = x[keep], value[keep], gradient[keep], rows[keep], scale[keep]
+            forgotten = forgotten[keep]
             steps = [(s[keep], y[keep], rho[keep]) for s, y, rho in steps]
             if len(rows) == 0:
                 break
@@ -115,12 +119,17 @@ def minimise_each(
         product = _inner(s, y)
         useful = falls & (product > 1e-10 * _inner(y, y))
         rho = torch.where(useful, 1 / torch.where(useful, product, 1.0), 0.0)
-        scale = torch.where(useful, product / _inner(y, y).clamp_min(torch.finfo(x.dtype).tiny), scale)
+        tiny = torch.finfo(x.dtype).tiny
+        scale = torch.where(useful, product / _inner(y, y).clamp_min(tiny), scale)
+        stuck = (~falls | (s == 0).all(1)) & forgotten
+        if not falls.all():
+            steps = [(old_s, old_y, torch.where(falls, old, 0.0)) for old_s, old_y, old in steps]
+            scale = torch.where(falls, scale, 1 / gradient.norm(dim=1).clamp_min(tiny))
+        forgotten = ~falls | (forgotten & ~useful)
         steps = [*steps, (s, y, rho)][-history:]
         x, value = torch.where(falls[:, None], trial, x), torch.where(falls, new, value)
         gradient = torch.where(falls[:, None], new_gradient, gradient)
-        # a row that can go no lower is finished too
-        finished = new_finished | ~falls | (s == 0).all(1)
+        finished = (falls & new_finished) | stuck
         iterations[rows.cpu()] = iteration
         if progress is not None:
             progress(iteration, len(start) - len(rows) + int(finished.sum()))

@@ -77,6 +77,28 @@ def test_rows_at_their_minimum_end():
     assert iterations.tolist() == [1]
 
 
+def test_a_row_whose_memory_misleads_it_forgets_and_goes_on():
+    """Where the gradient is wrong for a while no step falls; the row must not end there."""
+    calls = []
+
+    class Misled(torch.autograd.Function):
+        @staticmethod
+        def forward(context, x):
+            context.save_for_backward(x)
+            return x.pow(2).sum(1)
+
+        @staticmethod
+        def backward(context, upstream):
+            (x,) = context.saved_tensors
+            calls.append(1)
+            return upstream[:, None] * 2 * x * torch.where(x > 3, 1e-3, 1.0) * torch.tensor([1.0, 30.0])
+
+    _, values, _ = minimise_each(
+        lambda x, rows: (Misled.apply(x), never(x)), torch.tensor([[4.0, 2.0]]), max_iterations=400
+    )
+    assert values[0] < 1e-3
+
+
 def test_progress_counts_finished_rows():
     calls = []
     minimise_each(

@@ -104,7 +104,7 @@ def test_bad_input_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="no picture in"):
         t.folder_sources(tmp_path)
     Image.fromarray(np.zeros((8, 8), np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(ValueError, match="has mode I;16"):
+    with pytest.raises(ValueError, match="has mode I"):
         t.folder_sources(tmp_path)
     (tmp_path / "deep.png").write_bytes(b"not a picture")
     with pytest.raises(ValueError, match="cannot be read as a picture"):
