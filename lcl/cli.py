@@ -320,6 +320,69 @@ def data(arguments: argparse.Namespace) -> None:
         print("  ".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True)).rstrip())
 
 
+def textures(arguments: argparse.Namespace) -> None:
+    """`lcl textures`."""
+    from stimuli.texture_sources import folder_sources, free_sources
+    from stimuli.textures import make_textures
+
+    sources = folder_sources(arguments.sources, licence=arguments.licence) if arguments.sources else free_sources()
+    if arguments.families:
+        names = [source.name for source in sources]
+        unknown = sorted(set(arguments.families) - set(names))
+        if unknown:
+            raise ValueError(f"there is no source {unknown[0]!r}; expected some of {', '.join(names)}.")
+        sources = [source for source in sources if source.name in arguments.families]
+    made = make_textures(
+        sources,
+        arguments.out,
+        n_samples=arguments.samples,
+        size_px=arguments.size,
+        seed=arguments.seed,
+        batch_size=arguments.batch,
+        device=arguments.device,
+        progress=arguments.progress,
+    )
+    is_texture = made.parameters["type"] == "texture"
+    errors = made.parameters["worst_error"]
+    worst = max(range(len(made)), key=lambda i: errors[i] if is_texture[i] else 0.0)
+    print(
+        f"{int(is_texture.sum())} textures and as many of noise: {arguments.out / 'textures.h5'}\n"
+        f"{int(made.parameters['converged'].sum())} converged; worst error {errors[worst]:.3f}, "
+        f"{made.parameters['worst_statistic'][worst]} of {made.parameters['family'][worst]}; "
+        f"noise at best {errors[~is_texture].min():.2f}"
+    )
+
+
+def straighten(arguments: argparse.Namespace) -> None:
+    """`lcl straighten`."""
+    from lcl import measure
+    from lcl.checkpoint import command_line
+    from lcl.straighten import straighten as measure_straightening
+    from lcl.straighten import write_straightening
+    from neural_fits.datasets import henaff2021
+    from neural_fits.figures_straightening import straightening_lines
+
+    models = measure.named_models(arguments.models, seed=arguments.seed)
+    recording = henaff2021.load(arguments.data)
+    table = measure_straightening(
+        models,
+        recording,
+        size_deg=arguments.size_deg,
+        layers=arguments.layers,
+        without=arguments.without or (),
+        step=arguments.step,
+        transform=arguments.transform,
+        n_resamples=arguments.n_resamples,
+        seed=arguments.seed,
+        progress=arguments.progress,
+    )
+    print("\n".join(straightening_lines(table)))
+    published = henaff2021.published_curvature(arguments.data)
+    sections = write_straightening(table, published, arguments.out, command=command_line())
+    report = measure.publish(sections, arguments.out, run=None, name="straightening-henaff2021")
+    print(f"Table and figure: {arguments.out}\nReport: {report}")
+
+
 def show(arguments: argparse.Namespace) -> None:
     """`lcl show`."""
     from lcl.report import write_report
@@ -441,6 +504,25 @@ def parser() -> tuple[Parser, dict[str, Parser]]:
     added.add_argument("--cache", type=Path, metavar="DIR", help="keep activations here, keyed by content")
     added.add_argument("--progress", action=argparse.BooleanOptionalAction, default=True, help="progress bars")
 
+    added = command(
+        "straighten",
+        straighten,
+        "Curvature of natural and artificial movies in pixels, in layers and in V1 populations (Henaff et al. 2021).",
+        "  lcl straighten runs/mine pixels --data henaff2021_v1.h5 --size-deg 8 --out straightening\n"
+        "  lcl straighten gabor-energy --step 1 --without ay5_u005 --size-deg 8 --out straightening",
+    )
+    added.add_argument("models", nargs="*", metavar="MODEL", help="as in `lcl fit`; none: pixels and populations alone")
+    added.add_argument("--data", type=Path, metavar="PATH", help="the recording (default: where `lcl data` finds it)")
+    added.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the results")
+    added.add_argument("--layers", nargs="+", metavar="PATTERN", help="layers, by name or pattern (default: declared)")
+    added.add_argument("--size-deg", type=float, default=8.0, metavar="DEG", help="assumed width (default: 8)")
+    added.add_argument("--without", nargs="+", metavar="POPULATION", help="left out of the mean over populations")
+    added.add_argument("--step", type=int, default=2, help="every how many frames (default: 2, as published)")
+    added.add_argument("--transform", default="sqrt", help="of counts: none, sqrt or anscombe (default: sqrt)")
+    added.add_argument("--n-resamples", type=int, default=1000, metavar="N", help="of movies (default: 1000)")
+    added.add_argument("--seed", type=int, default=0, help="of the intervals, and of untrained: (default: 0)")
+    added.add_argument("--progress", action=argparse.BooleanOptionalAction, default=True, help="progress bars")
+
     command("presets", presets, "List the presets: source, command, hardware, time, expected result.", "  lcl presets")
     added = command(
         "images",
@@ -464,6 +546,24 @@ def parser() -> tuple[Parser, dict[str, Parser]]:
     added.add_argument("name", nargs="?", metavar="NAME|PATH", help="a data set; for verify a file or folder as well")
     added.add_argument("--data", type=Path, metavar="PATH", help="local copy: a file or a folder that holds it")
     added.add_argument("--to", type=Path, metavar="DIR", help="folder to put files in (default: LCL_DATA or the cache)")
+    added.add_argument("--progress", action=argparse.BooleanOptionalAction, default=True, help="progress bars")
+    added = command(
+        "textures",
+        textures,
+        "Make textures with the statistics of photographs, and their spectrally matched noise; goes on in a folder.",
+        "  lcl textures --out textures                                  (the set that comes with the package, again)\n"
+        "  lcl textures --out textures --samples 15 --size 256\n"
+        "  lcl textures --out mine --sources ~/photographs --licence CC0 --samples 3",
+    )
+    added.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to make, or to go on in")
+    added.add_argument("--sources", type=Path, metavar="DIR", help="folder of pictures (default: the 15 free ones)")
+    added.add_argument("--licence", default="not stated", help="of the pictures of --sources, kept with the set")
+    added.add_argument("--families", nargs="+", metavar="NAME", help="only these sources")
+    added.add_argument("--samples", type=int, default=5, metavar="N", help="per family (default: 5)")
+    added.add_argument("--size", type=int, default=128, metavar="PX", help="a multiple of 16 (default: 128)")
+    added.add_argument("--seed", type=int, default=0, help="(default: 0)")
+    added.add_argument("--batch", type=int, default=15, help="pictures at once (default: 15)")
+    added.add_argument("--device", help="cpu, cuda (default: a GPU if there is one)")
     added.add_argument("--progress", action=argparse.BooleanOptionalAction, default=True, help="progress bars")
     added = command("show", show, "Draw the figures and the report of a run again.", "  lcl show runs/mine")
     added.add_argument("run", type=Path, metavar="RUN", help="run folder")

@@ -26,7 +26,7 @@ def neuron_correlations(table: xr.Dataset, layer: str, *, control: bool = False)
         From :func:`neural_fits.fits.fit_layers`.
     layer : str
     control : bool
-        Of the responses re-ordered between stimuli; always the mean over splits.
+        Of the responses re-ordered between stimuli.
 
     Returns
     -------
@@ -39,11 +39,10 @@ def neuron_correlations(table: xr.Dataset, layer: str, *, control: bool = False)
     >>> neuron_correlations(xr.Dataset({"correlation": r}, {"layer": ["a"]}, {"correlate": "split"}), "a")
     array([0.3, 0.2])
     """
-    if control:
-        return table.correlation_reordered.sel(layer=layer).mean("split").values
+    name = "correlation_reordered" if control else "correlation"
     if table.attrs["correlate"] == "pooled":
-        return table.correlation_pooled.sel(layer=layer).values
-    return table.correlation.sel(layer=layer).mean("split").values
+        return table[f"{name}_pooled"].sel(layer=layer).values
+    return table[name].sel(layer=layer).mean("split").values
 
 
 @styled

@@ -160,7 +160,8 @@ def fit_features(
     -------
     xarray.Dataset
         ``correlation`` (layer, split, neuron); ``correlation_pooled`` (layer, neuron) where every stimulus is held out
-        once; ``correlation_reordered`` (layer, split, neuron), the control; ``reliability`` (neuron) by ``ceiling``;
+        once; ``correlation_reordered`` and ``correlation_reordered_pooled``, those of the control; ``reliability``
+        (neuron) by ``ceiling``;
         ``score``, ``score_interval_neurons``, ``score_interval_images`` (layer, rule[, end]), ``n_neurons`` (layer,
         rule) and ``left_out`` (layer, rule), JSON; ``predicted`` (layer, held_out, neuron) with the coordinates
         ``held_out_split`` and ``held_out_stimulus``; ``measured`` (stimulus, neuron); ``assignment`` (split, stimulus),
@@ -218,6 +219,7 @@ def fit_features(
     control_correlation = correlation.copy()
     predicted = np.full((len(layers), len(held_out), n_neurons), np.nan, dtype=np.float32)
     pooled = np.full((len(layers), n_neurons), np.nan)
+    control_pooled = pooled.copy()
     scores: list[dict[str, Score]] = []
     n_features = []
     for i, layer in enumerate(tqdm(layers, desc="fit", unit="layer", disable=not progress)):
@@ -232,6 +234,8 @@ def fit_features(
                 others = regressor.cross_predict(X, measured[reordered], divided, groups=inner)
             for s, (part, test) in enumerate(zip(others, tests, strict=True)):
                 control_correlation[i, s] = correlations(part, measured[reordered][test])
+            if once:
+                control_pooled[i] = correlations(np.concatenate(others), measured[reordered][held_out])
         for s, (part, test) in enumerate(zip(parts, tests, strict=True)):
             correlation[i, s] = correlations(part, measured[test])
         predicted[i] = np.concatenate(parts)
@@ -312,6 +316,8 @@ def fit_features(
         table["correlation_pooled"] = (("layer", "neuron"), pooled)
     if reordered is not None:
         table["correlation_reordered"] = (("layer", "split", "neuron"), control_correlation)
+        if once:
+            table["correlation_reordered_pooled"] = (("layer", "neuron"), control_pooled)
     if choose:
         chosen, inner_scores = [], []
         for train in divided.train:
@@ -604,10 +610,21 @@ def write_fit(table: xr.Dataset, path: Path | str) -> None:
     >>> read_fit(path).equals(table)
     True
     """
+    write_dataset(table, path)
+
+
+def write_dataset(dataset: xr.Dataset, path: Path | str) -> None:
+    """Write any dataset as netCDF, at once; its folder is made where it is missing.
+
+    Parameters
+    ----------
+    dataset : xarray.Dataset
+    path : path
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
-        table.to_netcdf(partial, engine="h5netcdf")
+        dataset.to_netcdf(partial, engine="h5netcdf")
 
 
 def read_fit(path: Path | str) -> xr.Dataset:
