@@ -240,6 +240,7 @@ def left_out_predictions(basis: RidgeBasis, Y: Tensor, penalty: Tensor) -> Tenso
 
     Examples
     --------
+    >>> import torch
     >>> X = torch.tensor([[1.0], [2.0], [3.0], [5.0]], dtype=torch.float64)
     >>> basis = ridge_basis(X, smallest_penalty=1e-9)
     >>> left_out_predictions(basis, 3 * X, torch.tensor(1e-9, dtype=torch.float64)).round(decimals=3)[:, 0]
