@@ -243,7 +243,8 @@ def internal_consistency(responses, *, n_splits: int = 10, seed: int = 1) -> flo
     Returns
     -------
     float
-        Neurons whose correlation is undefined in a split are passed over in that split.
+        Neurons whose correlation is undefined in a split are passed over in that split. (Brain-Score passes over a
+        neuron also where a half has no response to some stimulus; here the stimuli that both halves have count.)
 
     Examples
     --------

@@ -177,6 +177,19 @@ def test_halves_and_reliabilities_are_the_same(responses, missing):
     assert internal_consistency(recording_from_assembly(trials).repeats()) == pytest.approx(number(theirs), rel=1e-6)
 
 
+def test_a_half_without_one_stimulus_is_where_the_two_part(responses):
+    """Brain-Score then passes over the neuron in that split; we correlate the stimuli that both halves have."""
+    counts = responses[1][:, :4].copy()
+    counts[3, :2, 2] = np.nan
+    raw = split_by_neuron(brainscore_vision.load_metric("internal_consistency")(trials_assembly(counts)))
+    ours, without = (split_half_reliability(each) for each in (counts, np.delete(counts, 3, axis=0)))
+    theirs_lack = np.isnan(raw[:, 2])
+    assert 0 < theirs_lack.sum() < len(raw)
+    np.testing.assert_allclose(ours[theirs_lack, 2], without[theirs_lack, 2], rtol=1e-6)
+    ours[theirs_lack, 2] = np.nan
+    np.testing.assert_allclose(ours, raw, rtol=1e-6)
+
+
 def test_from_trials_to_the_score(responses):
     """As its benchmarks do it: repeats averaged by Brain-Score, then PLS, ceiling and the rule of this release."""
     features, counts = responses
