@@ -59,10 +59,12 @@ def one_of(names: Sequence[str]) -> Callable[[str], str]:
     return parse
 
 
-def add_settings(parser: argparse.ArgumentParser) -> None:
-    """One option per field of the configuration, derived from its type and its line of prose."""
+def add_settings(parser: argparse.ArgumentParser, kind: Any = None) -> None:
+    """One option per field of a configuration (of `lcl train` by default), derived from its type and line of prose."""
     from lcl.config import Config, parse_value
     from lcl.views import Deformation
+
+    kind = kind or Config
 
     def typed(kind: Any) -> Callable[[str], Any]:
         def parse(text: str) -> Any:
@@ -76,8 +78,8 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     settings = parser.add_argument_group(
         "settings", "Where a preset gives several values, one per stage, give one for all stages or a list: 1500,500."
     )
-    kinds = get_type_hints(Config)
-    for field in dataclasses.fields(Config):
+    kinds = get_type_hints(kind)
+    for field in dataclasses.fields(kind):
         if field.name == "deformation":
             continue
         option = "--" + field.name.replace("_", "-")
@@ -87,6 +89,8 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
             settings.add_argument(option, action=argparse.BooleanOptionalAction, default=None, help=about)
         else:
             settings.add_argument(option, type=typed(kinds[field.name]), metavar="VALUE", help=about)
+    if kind is not Config:
+        return
     views = parser.add_argument_group(
         "deformations", "Largest displacement in receptive fields, or photometric amplitude; see lcl.views.Deformation."
     )
@@ -201,6 +205,11 @@ def presets(arguments: argparse.Namespace) -> None:
             f"  {stages} patches; filters {config.channels}; {config.optimizer}, learning rates "
             f"{config.per_stage('learning_rate')}\n"
         )
+    from lcl import recognition_config
+
+    for name, recipe in recognition_config.PRESETS.items():
+        title = f"recognize {name}"
+        print(f"{title}\n{'-' * len(title)}\n{inspect.getdoc(recipe)}\n")
 
 
 def images(arguments: argparse.Namespace) -> None:
@@ -383,10 +392,114 @@ def straighten(arguments: argparse.Namespace) -> None:
     print(f"Table and figure: {arguments.out}\nReport: {report}")
 
 
+def recognize(arguments: argparse.Namespace) -> None:
+    """`lcl recognize`."""
+    from lcl import distributed
+    from lcl.recognition_config import PRESETS, RecognitionConfig
+    from lcl.recognition_evaluate import RULES, STANDARD
+
+    given = {f.name: getattr(arguments, f.name) for f in dataclasses.fields(RecognitionConfig)}
+    given = {name: value for name, value in given.items() if value is not None}
+    distortions = tuple(arguments.distortions.split(",")) if arguments.distortions else STANDARD
+    rule, say = arguments.rule or "undistorted", functools.partial(print, flush=True)
+    if rule not in RULES:
+        raise ValueError(f"rule is {rule!r}; expected one of {', '.join(RULES)}.")
+    if arguments.action == "evaluate":
+        if extra := set(given) - {"images", "validation_images", "device"}:
+            raise ValueError(f"--{sorted(extra)[0].replace('_', '-')} cannot be changed on evaluation.")
+        if not arguments.names:
+            raise ValueError("say which runs: lcl recognize evaluate RUN ...")
+        runs = [Path(name) for name in arguments.names]
+        recognize_evaluate(runs, arguments.out or runs[0] / "evaluation", given, distortions, rule, arguments.progress)
+        return
+    names = arguments.names or ["quick"]
+    if len(names) > 1 or names[0] not in PRESETS:
+        raise ValueError(f"the preset is {' '.join(names)!r}; expected one of {', '.join(PRESETS)}.")
+    with distributed.process_group():
+        if arguments.action == "train":
+            recognize_train(arguments, given, names[0], say)
+            return
+        if not (arguments.front_ends and arguments.out):
+            raise ValueError("give --front-ends lcl:RUN supervised ... and --out DIR.")
+        from lcl.recognition_compare import train_twins
+
+        config = dataclasses.replace(PRESETS[names[0]](), **given)
+        train_twins(
+            config,
+            arguments.front_ends,
+            arguments.out,
+            seeds=arguments.seeds or 3,
+            preset=names[0],
+            progress=arguments.progress,
+            say=say,
+        )
+        if distributed.rank() == 0:
+            own = {"device": config.device}
+            recognize_evaluate([arguments.out], arguments.out, own, distortions, rule, arguments.progress)
+        distributed.barrier()
+
+
+def recognize_train(
+    arguments: argparse.Namespace, given: dict[str, Any], preset: str, say: Callable[[str], None]
+) -> None:
+    """`lcl recognize train`: one run, or one below the folder for each seed."""
+    from lcl import distributed
+    from lcl.recognition_config import PRESETS
+    from lcl.recognition_report import write_recognition_report
+    from lcl.recognition_run import read_recognition_config
+    from lcl.recognition_train import train_recognition
+
+    if arguments.resume:
+        if given or arguments.out or arguments.names or arguments.seeds:
+            wrong = next(iter(given), "out" if arguments.out else "seeds").replace("_", "-")
+            raise ValueError(f"--{wrong} cannot be changed on --resume: a run goes on with its own settings.")
+        config, everything = read_recognition_config(arguments.resume)
+        jobs = {arguments.resume: config}
+        preset = everything.get("preset", "")
+    else:
+        config = dataclasses.replace(PRESETS[preset](), **given)
+        kind = config.front_end.partition(":")[0]
+        out = arguments.out or Path("runs") / f"recognize-{kind}-{time.strftime('%Y%m%d-%H%M%S')}"
+        seeds = range(config.seed, config.seed + (arguments.seeds or 1))
+        jobs = {out / f"seed{seed}": dataclasses.replace(config, seed=seed) for seed in seeds}
+        jobs = jobs if len(jobs) > 1 else {out: config}
+    for run, config in jobs.items():
+        if (run / "weights.safetensors").exists():
+            say(f"{run} is finished; `lcl show {run}` draws its report again.")
+            continue
+        train_recognition(
+            config, run, resume=bool(arguments.resume), preset=preset, progress=arguments.progress, say=say
+        )
+        if distributed.rank() == 0:
+            say(f"Report: {write_recognition_report(run)}")
+        distributed.barrier()
+
+
+def recognize_evaluate(
+    runs: list[Path], out: Path, given: dict[str, Any], distortions: Sequence[str], rule: str, progress: bool
+) -> None:
+    """`lcl recognize evaluate`: the accuracies of runs under distortions, side by side."""
+    from lcl.recognition_compare import evaluate_runs, record_of, runs_below
+    from lcl.recognition_evaluate import summary_rows
+    from lcl.recognition_report import summary_text, write_comparison
+    from lcl.recognition_run import read_recognition_config
+
+    cells = runs_below(runs)
+    table = evaluate_runs(cells, distortions=distortions, progress=progress, **given)
+    record = record_of(read_recognition_config(next(iter(cells)))[0], cells)
+    report = write_comparison(table, out, rule=rule, record=record)
+    print("\n".join(summary_text(summary_rows(table, rule=rule))))
+    print(f"Report: {report}")
+
+
 def show(arguments: argparse.Namespace) -> None:
     """`lcl show`."""
-    from lcl.report import write_report
+    from lcl.recognition_run import is_recognition_run
 
+    if is_recognition_run(arguments.run):
+        from lcl.recognition_report import write_recognition_report as write_report
+    else:
+        from lcl.report import write_report
     print(f"Report: {write_report(arguments.run)}")
 
 
@@ -522,6 +635,30 @@ def parser() -> tuple[Parser, dict[str, Parser]]:
     added.add_argument("--n-resamples", type=int, default=1000, metavar="N", help="of movies (default: 1000)")
     added.add_argument("--seed", type=int, default=0, help="of the intervals, and of untrained: (default: 0)")
     added.add_argument("--progress", action=argparse.BooleanOptionalAction, default=True, help="progress bars")
+
+    from lcl.recognition_config import RecognitionConfig
+
+    added = command(
+        "recognize",
+        recognize,
+        "Train LCL-V2Net (a frozen front end under a recognition network) and its twins; judge them under distortions.",
+        "  lcl recognize compare --front-ends lcl:runs/mine supervised --images FOLDER --seeds 3 --out twins\n"
+        "  lcl recognize train --front-end lcl:runs/mine --images FOLDER --out runs/net\n"
+        "  lcl recognize train --resume runs/net\n"
+        "  lcl recognize evaluate runs/net runs/other --distortions contrast,low-pass\n"
+        "  torchrun --nproc-per-node 4 -m lcl.cli recognize train imagenet224 --front-end lcl:runs/big \\\n"
+        "      --images imagenet --out runs/big-net",
+    )
+    added.add_argument("action", type=one_of(["train", "evaluate", "compare"]), help="train, evaluate, compare")
+    added.add_argument("names", nargs="*", metavar="PRESET|RUN", help="train, compare: preset; evaluate: run folders")
+    added.add_argument("--out", type=Path, metavar="DIR", help="folder to make; compare goes on in it")
+    added.add_argument("--resume", type=Path, metavar="RUN", help="train: go on with an interrupted run")
+    added.add_argument("--front-ends", nargs="+", metavar="KIND[:RUN]", help="compare: the first is the reference")
+    added.add_argument("--seeds", type=int, metavar="N", help="number of seeds (train: 1, compare: 3)")
+    added.add_argument("--distortions", metavar="NAME,...", help="by default eight of Geirhos et al. (2021)")
+    added.add_argument("--rule", metavar="NAME", help="levels that count: undistorted (default), geirhos2021, none")
+    added.add_argument("--progress", action=argparse.BooleanOptionalAction, default=True, help="progress bars")
+    add_settings(added, RecognitionConfig)
 
     command("presets", presets, "List the presets: source, command, hardware, time, expected result.", "  lcl presets")
     added = command(
