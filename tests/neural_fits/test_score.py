@@ -26,6 +26,16 @@ def test_golden_rules():
     assert RULES["noise_corrected_per_neuron"](r, reliability) == pytest.approx(0.2487, abs=5e-5)
 
 
+def test_the_noise_free_neurons_score_one_by_every_rule_but_the_former():
+    truth, responses, _ = example(2000, 40)
+    reliability = split_half_reliability(responses)
+    r = correlations(truth, responses.mean(1))[None]
+    assert RULES["r2_over_ceiling"](r, reliability) == pytest.approx(1, abs=0.01)
+    assert RULES["noise_corrected_per_neuron"](r, reliability) == pytest.approx(1, abs=0.01)
+    # reliability is 1 / (1 + 1 / 10), and the former rule divides by it twice
+    assert RULES["r_over_ceiling_squared"](r, reliability) == pytest.approx(1.1, abs=0.01)
+
+
 def test_rules_take_medians_over_neurons_then_means_over_splits():
     r = np.array([[0.1, 0.5, 0.6], [0.3, 0.2, np.nan]])
     reliability = np.array([[0.9, 0.5, 0.8], [0.7, 0.6, 0.9]])
