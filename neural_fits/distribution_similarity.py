@@ -33,6 +33,8 @@ class KSSimilarity:
         Mean over resamples: 1 for the same histograms, 0 for the worst possible one.
     error : float
         Standard deviation over resamples.
+    low, high : float
+        Between them lie the central 95 % of the resamples.
     undefined_resamples : int
         Resamples without a single defined value; more than a tenth of them make the score 0.
     n_units, n_undefined : int
@@ -43,6 +45,8 @@ class KSSimilarity:
 
     score: float
     error: float
+    low: float
+    high: float
     undefined_resamples: int
     n_units: int
     n_undefined: int
@@ -151,11 +155,40 @@ def ks_similarity(
     return KSSimilarity(
         score=float(good.mean()) if enough else 0.0,
         error=float(good.std()) if enough else float("nan"),
+        low=float(np.quantile(good, 0.025)) if enough else float("nan"),
+        high=float(np.quantile(good, 0.975)) if enough else float("nan"),
         undefined_resamples=undefined,
         n_units=len(v),
         n_undefined=len(v) - len(defined),
         n_neurons=size,
     )
+
+
+def published_ceiling(distribution: Distribution, *, n_resamples: int = 1000, seed: int = 0) -> KSSimilarity:
+    """Similarity of a published distribution to resamples of itself: the score of a model that is exactly right.
+
+    Below 1, since as few units are drawn as there are neurons.
+
+    Parameters
+    ----------
+    distribution : Distribution
+        Of one measure, counts (bin,).
+    n_resamples : int
+    seed : int
+
+    Returns
+    -------
+    KSSimilarity
+
+    Examples
+    --------
+    >>> from neural_fits.datasets.v1_published import published_distributions
+    >>> 0.9 < published_ceiling(published_distributions()["surround_suppression_index"]).score < 1
+    True
+    """
+    counts = distribution.counts
+    places = np.repeat(np.arange(len(counts)), counts)
+    return ks_similarity(places, np.arange(len(counts) + 1) - 0.5, counts, n_resamples=n_resamples, seed=seed)
 
 
 def compare_with_published(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
+from tqdm import tqdm
 
 from neural_fits.tuning_curves import (
     contrast_response,
@@ -133,6 +134,7 @@ def measure_tuning(
     contrast: float = 1.0,
     diameters_deg: ArrayLike | None = DIAMETERS_DEG,
     contrasts: ArrayLike | None = CONTRASTS,
+    sized: ArrayLike | None = None,
     x_deg: float = 0.0,
     y_deg: float = 0.0,
     baseline: str = "subtract",
@@ -143,7 +145,7 @@ def measure_tuning(
     Full-field gratings of every orientation, frequency and phase come first. Then every unit is shown its best grating
     in discs of several diameters and, full field, at several contrasts; each response is the mean over phases. Units
     that share a best grating share its pictures: ``n_phases (n_orientations n_frequencies + best gratings (n_diameters
-    + n_contrasts))`` pictures in all, so ``n_units`` of :func:`tuning` is what keeps size and contrast affordable.
+    + n_contrasts))`` pictures in all, so ``sized`` is what keeps size and contrast affordable.
 
     Parameters
     ----------
@@ -159,6 +161,8 @@ def measure_tuning(
         Of the gratings of orientation, frequency and size.
     diameters_deg, contrasts : array_like, optional
         ``None`` leaves out size or contrast; diameters beyond ``size_deg`` are left out.
+    sized : array_like of bool, (unit,), optional
+        Units whose size and contrast tuning is measured, all by default; the others' is NaN.
     x_deg, y_deg : float
         Centre of the discs, degrees to the right of and below the centre of the picture.
     baseline : {"subtract", "keep"}
@@ -170,12 +174,13 @@ def measure_tuning(
     -------
     xarray.Dataset
         :func:`tuning_properties` with the measures of :func:`~neural_fits.tuning_curves.size_tuning` and
-        :func:`~neural_fits.tuning_curves.contrast_response`, ``blank``, ``size_curve`` and ``contrast_curve``.
+        :func:`~neural_fits.tuning_curves.contrast_response`, ``blank``, ``sized``, ``size_curve`` and
+        ``contrast_curve``.
 
     Raises
     ------
     ValueError
-        If the baseline is unknown, fewer than 3 frequencies are left, or responses have another shape.
+        If the baseline is unknown, fewer than 3 frequencies are left, or responses or ``sized`` have another shape.
 
     Examples
     --------
@@ -213,15 +218,18 @@ def measure_tuning(
         responses[i] = rates(images).reshape(len(f), n_phases, -1)
     units = tuning_properties(responses, orientations_deg=theta, frequencies_cpd=f, smoothing_deg=smoothing_deg)
     best = units.best_orientation_deg.values, units.best_frequency_cpd.values
+    chosen = np.ones(len(blank), dtype=bool) if sized is None else np.asarray(sized, dtype=bool)
+    if chosen.shape != blank.shape:
+        raise ValueError(f"sized has shape {chosen.shape}; expected a truth value for each of {len(blank)} units.")
 
     def at_best(name: str, values: Array, **fixed) -> Array:
         """Mean response over phases of every unit to its best grating, a parameter taking several values."""
         curve = np.full((len(values), len(blank)), np.nan)
-        driven = np.isfinite(best[0])
+        driven = np.isfinite(best[0]) & chosen
         for orientation, frequency in sorted(set(zip(best[0][driven], best[1][driven], strict=True))):
             table = factorial({name: values, "phase_deg": phase})
             images = grating(orientation_deg=orientation, frequency_cpd=frequency, **table, **fixed, **screen)
-            mine = (best[0] == orientation) & (best[1] == frequency)
+            mine = driven & (best[0] == orientation) & (best[1] == frequency)
             curve[:, mine] = rates(images)[:, mine].reshape(len(values), n_phases, -1).mean(axis=1)
         return curve
 
@@ -236,7 +244,7 @@ def measure_tuning(
         curve = at_best("contrast", c)
         units = units.assign({name: ("unit", value) for name, value in contrast_response(c, curve).items()})
         units = units.assign(contrast_curve=(("contrast", "unit"), curve)).assign_coords(contrast=c)
-    return units.assign(blank=("unit", blank)).assign_attrs(
+    return units.assign(blank=("unit", blank), sized=("unit", chosen)).assign_attrs(
         size_deg=size_deg,
         pixels_per_degree=pixels_per_degree,
         grating_contrast=contrast,
@@ -260,8 +268,10 @@ def tuning(
     layers: str | Sequence[str] | None = None,
     places: str = "centre",
     n_units: int | None = None,
+    n_sized: int | None = None,
     seed: int = 0,
     batch_size: int = 64,
+    progress: bool = False,
     **options,
 ) -> xr.Dataset:
     """Tuning to gratings of the units of any layers of any model.
@@ -279,10 +289,14 @@ def tuning(
         for central units alone.
     n_units : int, optional
         At most so many units per layer, drawn at random.
+    n_sized : int, optional
+        At most so many of these have their size and contrast tuning measured.
     seed : int
-        Of the draw.
+        Of the draws.
     batch_size : int
         Pictures at once.
+    progress : bool
+        Count the pictures on standard error.
     **options
         Of :func:`measure_tuning`.
 
@@ -306,12 +320,19 @@ def tuning(
     ((3,), ['1', '1', '1'])
     """
     units = choose_units(model, layers, places=places, n_units=n_units, seed=seed)
-    measured = measure_tuning(
-        lambda images: np.maximum(
-            unit_responses(model, images, units, size_deg=model.field_deg, batch_size=batch_size), 0.0
-        ),
-        size_deg=model.field_deg,
-        pixels_per_degree=model.pixels_per_degree,
-        **options,
-    )
+    if n_sized is not None:
+        if n_sized < 1:
+            raise ValueError(f"n_sized is {n_sized}; expected at least 1, or diameters_deg=None and contrasts=None.")
+        order = np.random.default_rng(seed).random(len(units))
+        rank = [int((order[units.layer == name] < each).sum()) for name, each in zip(units.layer, order, strict=True)]
+        options["sized"] = np.array(rank) < n_sized
+    with tqdm(desc=f"{model.name}: gratings", unit="picture", disable=not progress) as bar:
+
+        def respond(images: NDArray[np.float32]) -> Array:
+            answers = unit_responses(model, images, units, size_deg=model.field_deg, batch_size=batch_size)
+            bar.update(len(images))
+            return np.maximum(answers, 0.0)
+
+        screen = {"size_deg": model.field_deg, "pixels_per_degree": model.pixels_per_degree}
+        measured = measure_tuning(respond, **screen, **options)
     return measured.assign_coords(units.coordinates()).assign_attrs(model=model.name, places=places, seed=seed)

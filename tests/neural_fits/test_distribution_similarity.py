@@ -8,6 +8,7 @@ from neural_fits.distribution_similarity import (
     compare_with_published,
     histogram_similarity,
     ks_similarity,
+    published_ceiling,
 )
 
 
@@ -104,3 +105,14 @@ def test_kinds_of_cells_are_compared_with_their_own_kind():
     assert scores["frequency_bandwidth_percent/simple"].n_units == 2
     assert scores["frequency_bandwidth_percent/complex"].n_units == 1
     assert compare_with_published(units.drop_vars("simple"), published, n_resamples=50) == {}
+
+
+def test_the_ceiling_is_that_of_a_model_with_the_distribution_of_the_neurons():
+    published = published_distributions()["summation_field_deg"]
+    middle = np.sqrt(published.bins[:-1] * published.bins[1:])
+    many = np.repeat(middle, 100 * published.counts)
+    found = published_ceiling(published, n_resamples=2000)
+    again = ks_similarity(many, published.bins, published.counts, n_resamples=2000, seed=1)
+    assert found.score == pytest.approx(again.score, abs=0.005)
+    assert found.low < found.score < found.high <= 1
+    assert found.n_neurons == published.n

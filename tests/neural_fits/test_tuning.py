@@ -172,3 +172,22 @@ def test_any_layer_of_a_model():
     assert units.attrs["model"] == "energy"
     one = tuning(model, layers="energy", n_units=1, frequencies_cpd=[1, 2, 4], diameters_deg=None, contrasts=None)
     assert one.sizes["unit"] == 1
+
+
+def test_size_and_contrast_of_some_units_alone():
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Conv2d(1, 5, 7), torch.nn.ReLU(), torch.nn.Conv2d(5, 4, 3), torch.nn.ReLU())
+    model = VisionModel(net, "net", channels=1, input_px=32, field_deg=4.0, layers=("1", "3"))
+    options = {"n_orientations": 4, "n_phases": 4, "contrasts": [0.1, 0.2, 0.5, 1.0]}
+    whole, some = tuning(model, **options), tuning(model, n_sized=2, seed=1, **options)
+    assert whole.sized.values.all()
+    assert [int(some.sized[some.layer == name].sum()) for name in ("1", "3")] == [2, 2]
+    left_out = ~some.sized.values
+    for name in ("summation_field_deg", "c50"):
+        assert np.isnan(some[name].values[left_out]).all()
+        np.testing.assert_array_equal(some[name].values[~left_out], whole[name].values[~left_out])
+    np.testing.assert_array_equal(some.circular_variance, whole.circular_variance)
+    with pytest.raises(ValueError, match="n_sized is 0"):
+        tuning(model, n_sized=0)
+    with pytest.raises(ValueError, match=r"sized has shape \(2,\)"):
+        measure_tuning(lambda images: images.reshape(len(images), -1)[:, :3], **SCREEN, sized=[True, False])
