@@ -78,7 +78,7 @@ def accuracy_by_level(rows: Sequence[Mapping[str, Any]], *, classes: int) -> Fig
             axes.plot(here, means[np.isfinite(means)], color=colour, marker=marker, markersize=3.5, linestyle=line)
             axes.vlines(here, *zip(*ends, strict=True), color=colour, linewidth=1)
         axes.set_xticks(places, [plain(level) for level in levels], rotation=60 if len(levels) > 4 else 0)
-        axes.set(title=plain(name), ylim=(0, 1))
+        axes.set(title=plain(name), ylim=(0, 1), xlim=(-0.5, len(levels) - 0.5))
         if number % columns == 0:
             axes.set_ylabel("accuracy")
     handles = [
