@@ -492,6 +492,41 @@ def recognize_evaluate(
     print(f"Report: {report}")
 
 
+def submit(arguments: argparse.Namespace) -> None:
+    """`lcl submit`."""
+    from lcl.submit import BIBTEX, check_plugin, write_plugin
+
+    needed = {"RUN": arguments.run, "--identifier NAME": arguments.identifier}
+    needed |= {"--weights-url URL": arguments.weights_url, "--out DIR": arguments.out}
+    missing = [name for name, value in needed.items() if value is None]
+    if arguments.check:
+        if len(missing) < len(needed):
+            raise ValueError("--check takes the folder of a plugin alone; write it first, without --check.")
+        check_plugin(arguments.check, python=arguments.python)
+        print(f"{arguments.check} passes.")
+        return
+    if missing:
+        raise ValueError(f"missing: {', '.join(missing)}; or give --check DIR.")
+    regions = dict(text.partition("=")[::2] for text in arguments.regions or ())
+    if wrong := [region for region, layer in regions.items() if not layer]:
+        raise ValueError(f"region {wrong[0]!r} has no layer; expected REGION=LAYER, such as V1=stages.V1.")
+    bibtex = arguments.bibtex.read_text(encoding="utf-8") if arguments.bibtex else BIBTEX
+    out = write_plugin(
+        arguments.run,
+        arguments.out,
+        identifier=arguments.identifier,
+        weights_url=arguments.weights_url,
+        regions=regions,
+        readout=arguments.readout,
+        bibtex=bibtex,
+        licence=arguments.licence,
+    )
+    print(
+        f"Plugin: {out}\nPut {arguments.run / 'weights.safetensors'} at {arguments.weights_url}, then try it: "
+        f"lcl submit --check {out} --python PYTHON-OF-BRAIN-SCORE"
+    )
+
+
 def show(arguments: argparse.Namespace) -> None:
     """`lcl show`."""
     from lcl.recognition_run import is_recognition_run
@@ -702,6 +737,24 @@ def parser() -> tuple[Parser, dict[str, Parser]]:
     added.add_argument("--batch", type=int, default=15, help="pictures at once (default: 15)")
     added.add_argument("--device", help="cpu, cuda (default: a GPU if there is one)")
     added.add_argument("--progress", action=argparse.BooleanOptionalAction, default=True, help="progress bars")
+    added = command(
+        "submit",
+        submit,
+        "Write a run as a plugin of Brain-Score, or run Brain-Score's own checks of one.",
+        "  lcl submit runs/mine --identifier lcl-v2-mine --weights-url https://example.org/mine.safetensors \\\n"
+        "      --out lcl_v2_mine\n"
+        "  lcl submit --check lcl_v2_mine --python brain-score/bin/python",
+    )
+    added.add_argument("run", nargs="?", type=Path, metavar="RUN", help="run folder of `lcl train` or `lcl recognize`")
+    added.add_argument("--identifier", metavar="NAME", help="of the model on Brain-Score; no other may have it")
+    added.add_argument("--weights-url", metavar="URL", help="where weights.safetensors of the run is to be had")
+    added.add_argument("--out", type=Path, metavar="DIR", help="folder to make; its name is that of the plugin")
+    added.add_argument("--regions", nargs="+", metavar="REGION=LAYER", help="in place of the stages, or besides")
+    added.add_argument("--readout", metavar="LAYER", help="for behaviour (default: the last stage or hidden layer)")
+    added.add_argument("--bibtex", type=Path, metavar="FILE", help="what to cite (default: the paper of the method)")
+    added.add_argument("--licence", metavar="NAME", help="of the model, for its metadata")
+    added.add_argument("--check", type=Path, metavar="DIR", help="check the plugin in this folder instead")
+    added.add_argument("--python", default=sys.executable, metavar="PATH", help="Python that has brainscore-vision")
     added = command("show", show, "Draw the figures and the report of a run again.", "  lcl show runs/mine")
     added.add_argument("run", type=Path, metavar="RUN", help="run folder")
     return top, parsers
