@@ -392,6 +392,48 @@ def straighten(arguments: argparse.Namespace) -> None:
     print(f"Table and figure: {arguments.out}\nReport: {report}")
 
 
+def align(arguments: argparse.Namespace) -> None:
+    """`lcl align`."""
+    from lcl import measure
+    from lcl.align import align_cue_conflict, people_trials, write_alignment
+    from lcl.checkpoint import command_line
+    from neural_fits.figures_behavior import alignment_lines
+
+    models = measure.named_models(arguments.models, seed=arguments.seed)
+    people_trials(arguments.trials, "cue-conflict")  # a wrong folder is said before models run
+    table, trials, rows = align_cue_conflict(
+        models,
+        trials=arguments.trials,
+        stimuli=arguments.stimuli,
+        train_images=arguments.train_images,
+        layers=None if arguments.layers is None else measure.layers_of(models, arguments.layers),
+        decisions=arguments.decisions,
+        per_category=arguments.per_category or None,
+        n_resamples=arguments.n_resamples,
+        seed=arguments.seed,
+        readout=arguments.readout,
+        reduction=arguments.reduction,
+        size_deg=arguments.size_deg,
+        batch_size=arguments.batch,
+        progress=arguments.progress,
+    )
+    for row in rows:
+        if row["training_pictures"]:
+            print(
+                f"{row['model']} {row['layer']}: read-out of {row['training_pictures']} pictures, accuracy for "
+                f"held-out photographs {row['held_out_accuracy']:.3f}, mean over categories "
+                f"{row['held_out_balanced_accuracy']:.3f}"
+            )
+    print("\n".join(alignment_lines(table)))
+    record = {
+        name: getattr(arguments, name)
+        for name in ("readout", "reduction", "per_category", "size_deg", "seed", "n_resamples")
+    }
+    sections = write_alignment(table, trials, rows, arguments.out, record={**record, "command": command_line()})
+    report = measure.publish(sections, arguments.out, run=None, name="alignment")
+    print(f"Decisions, tables and figures: {arguments.out}\nReport: {report}")
+
+
 def recognize(arguments: argparse.Namespace) -> None:
     """`lcl recognize`."""
     from lcl import distributed
@@ -669,6 +711,45 @@ def parser() -> tuple[Parser, dict[str, Parser]]:
     added.add_argument("--transform", default="sqrt", help="of counts: none, sqrt or anscombe (default: sqrt)")
     added.add_argument("--n-resamples", type=int, default=1000, metavar="N", help="of movies (default: 1000)")
     added.add_argument("--seed", type=int, default=0, help="of the intervals, and of untrained: (default: 0)")
+    added.add_argument("--progress", action=argparse.BooleanOptionalAction, default=True, help="progress bars")
+
+    added = command(
+        "align",
+        align,
+        "Shape bias and error consistency of layers on cue-conflict pictures, beside people (Geirhos et al. 2021).",
+        "  lcl align runs/mine untrained:runs/mine alexnet:alexnet.npz --layers V2 pool5 --trials raw-data \\\n"
+        "      --stimuli style-transfer-preprocessed-512 --train-images coco --out alignment\n"
+        "  lcl align my_nets:resnet --layers fc --readout imagenet --trials raw-data \\\n"
+        "      --stimuli style-transfer-preprocessed-512 --out alignment\n"
+        "  lcl align --decisions raw-data/my-networks --trials raw-data --out alignment",
+    )
+    added.add_argument("models", nargs="*", metavar="MODEL", help="as in `lcl fit`")
+    added.add_argument("--trials", type=Path, required=True, metavar="DIR", help="raw-data of model-vs-human")
+    added.add_argument("--stimuli", type=Path, metavar="DIR", help="cue-conflict pictures, such as cat/cat1-dog2.png")
+    added.add_argument(
+        "--train-images",
+        metavar="FOLDER",
+        help="for the read-outs: a folder for each of the 16 categories, or instances.json and images as in COCO",
+    )
+    added.add_argument("--decisions", type=Path, metavar="DIR", help="CSV files of networks to set beside the models")
+    added.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the results")
+    added.add_argument("--layers", nargs="+", metavar="PATTERN", help="layers, by name or pattern (default: the last)")
+    added.add_argument(
+        "--readout",
+        default="ridge",
+        metavar="NAME",
+        help="ridge (default), linear, neighbours, prototypes; imagenet: the layer is the 1,000 outputs",
+    )
+    added.add_argument("--reduction", default="pool:4", metavar="NAME", help="of the features (default: pool:4)")
+    added.add_argument(
+        "--per-category", type=int, default=12, metavar="N", help="boxes of a category (default: 12; 0: all)"
+    )
+    added.add_argument(
+        "--size-deg", type=float, metavar="DEG", help="width of the pictures (default: each model's field)"
+    )
+    added.add_argument("--n-resamples", type=int, default=1000, metavar="N", help="of pictures (default: 1000)")
+    added.add_argument("--seed", type=int, default=0, help="of the intervals, and of untrained: (default: 0)")
+    added.add_argument("--batch", type=int, default=32, help="pictures at once (default: 32)")
     added.add_argument("--progress", action=argparse.BooleanOptionalAction, default=True, help="progress bars")
 
     from lcl.recognition_config import RecognitionConfig
