@@ -331,9 +331,14 @@ def data(arguments: argparse.Namespace) -> None:
 
 def textures(arguments: argparse.Namespace) -> None:
     """`lcl textures`."""
+    if arguments.action == "show":
+        show_textures(arguments)
+        return
     from stimuli.texture_sources import folder_sources, free_sources
     from stimuli.textures import make_textures
 
+    if arguments.set is not None:
+        raise ValueError(f"there is no use for {str(arguments.set)!r}; give the folder to make as --out.")
     sources = folder_sources(arguments.sources, licence=arguments.licence) if arguments.sources else free_sources()
     if arguments.families:
         names = [source.name for source in sources]
@@ -360,6 +365,57 @@ def textures(arguments: argparse.Namespace) -> None:
         f"{made.parameters['worst_statistic'][worst]} of {made.parameters['family'][worst]}; "
         f"noise at best {errors[~is_texture].min():.2f}"
     )
+
+
+def show_textures(arguments: argparse.Namespace) -> None:
+    """`lcl textures show`: a sheet of pictures, and how they came out."""
+    from lcl.properties import texture_lines, texture_set
+    from neural_fits.figures_modulation import texture_sheet
+    from stimuli.drawing import png
+    from stimuli.files import replacing
+
+    stimuli = texture_set(arguments.set, aperture_deg=0, shifts=1)
+    print("\n".join(texture_lines(stimuli)))
+    path = arguments.out if arguments.out.suffix == ".png" else arguments.out / "textures.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = png(texture_sheet(stimuli))
+    with replacing(path) as partial:
+        partial.write_bytes(data)
+    print(f"Pictures: {path}")
+
+
+def properties(arguments: argparse.Namespace) -> None:
+    """`lcl tuning`, `lcl modulation`, and both at once, `lcl properties`."""
+    from lcl import measure
+    from lcl.checkpoint import command_line
+    from lcl.properties import measure_modulation, measure_tuning, texture_set, write_properties
+
+    kind, models = arguments.command, measure.named_models(arguments.models, seed=arguments.seed)
+    run = Path(arguments.models[0]) if measure.is_run(arguments.models[0]) else None
+    out = arguments.out or (run / kind if run else None)
+    if out is None:
+        raise ValueError("give --out DIR, or a run folder as the first model, whose report then takes the results.")
+    measure.move(models, arguments.device)
+    shared = {
+        "layers": arguments.layers,
+        "places": arguments.places,
+        "n_units": arguments.n_units,
+        "n_resamples": arguments.n_resamples,
+        "seed": arguments.seed,
+        "batch_size": arguments.batch,
+        "say": functools.partial(print, flush=True),
+    }
+    tuned, modulated = {}, {}
+    if kind != "tuning":
+        stimuli = texture_set(arguments.textures, aperture_deg=arguments.aperture_deg, shifts=arguments.shifts)
+        modulated = measure_modulation(models, stimuli, baseline=arguments.baseline, **shared)
+    if kind != "modulation":
+        tuned = measure_tuning(
+            models, n_sized=arguments.n_sized, n_phases=arguments.n_phases, progress=arguments.progress, **shared
+        )
+    sections = write_properties(out, tuning_tables=tuned, modulation_tables=modulated, command=command_line())
+    report = measure.publish(sections, out, run=None if arguments.out else run, name=kind)
+    print(f"Tables and figures: {out}\nReport: {report}")
 
 
 def straighten(arguments: argparse.Namespace) -> None:
@@ -803,12 +859,16 @@ def parser() -> tuple[Parser, dict[str, Parser]]:
     added = command(
         "textures",
         textures,
-        "Make textures with the statistics of photographs, and their spectrally matched noise; goes on in a folder.",
-        "  lcl textures --out textures                                  (the set that comes with the package, again)\n"
-        "  lcl textures --out textures --samples 15 --size 256\n"
-        "  lcl textures --out mine --sources ~/photographs --licence CC0 --samples 3",
+        "Make textures with the statistics of photographs, and their spectrally matched noise; or show a set.",
+        "  lcl textures show --out textures.png                              (the set that comes with the package)\n"
+        "  lcl textures show mine/textures.h5 --out mine\n"
+        "  lcl textures make --out textures                                  (the set of the package, again)\n"
+        "  lcl textures make --out textures --samples 15 --size 256\n"
+        "  lcl textures make --out mine --sources ~/photographs --licence CC0 --samples 3",
     )
-    added.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to make, or to go on in")
+    added.add_argument("action", type=one_of(["make", "show"]), help="make (goes on in a folder), show")
+    added.add_argument("set", nargs="?", type=Path, metavar="SET", help="show: file or folder (default: the package's)")
+    added.add_argument("--out", type=Path, required=True, metavar="PATH", help="make: folder; show: folder or PNG file")
     added.add_argument("--sources", type=Path, metavar="DIR", help="folder of pictures (default: the 15 free ones)")
     added.add_argument("--licence", default="not stated", help="of the pictures of --sources, kept with the set")
     added.add_argument("--families", nargs="+", metavar="NAME", help="only these sources")
@@ -818,6 +878,56 @@ def parser() -> tuple[Parser, dict[str, Parser]]:
     added.add_argument("--batch", type=int, default=15, help="pictures at once (default: 15)")
     added.add_argument("--device", help="cpu, cuda (default: a GPU if there is one)")
     added.add_argument("--progress", action=argparse.BooleanOptionalAction, default=True, help="progress bars")
+    for name, about, examples in (
+        (
+            "tuning",
+            "Tuning of single units to gratings, and its likeness to published distributions of macaque V1.",
+            "  lcl tuning runs/mine\n"
+            "  lcl tuning runs/mine untrained:runs/mine gabor-energy --layers V1 complex --out tuning\n"
+            "  lcl tuning alexnet:alexnet.npz --layers 'conv[1-3]' --n-units 64 --seed 1 --out tuning",
+        ),
+        (
+            "modulation",
+            "Responses to textures against matched noise: like V1 (index near 0) or V2 (above 0); tolerance, decoding.",
+            "  lcl modulation runs/mine\n"
+            "  lcl modulation runs/mine untrained:runs/mine gabor-energy --out modulation\n"
+            "  lcl modulation runs/mine --textures mine/textures.h5 --shifts 2 --out modulation",
+        ),
+        (
+            "properties",
+            "Both `lcl modulation` and `lcl tuning`: one table of single-unit properties, a row for each layer.",
+            "  lcl properties runs/mine untrained:runs/mine gabor-energy alexnet:alexnet.npz \\\n"
+            "      --layers V1 V2 simple complex normalised 'conv[1-3]' --out properties",
+        ),
+    ):
+        added = command(name, properties, about, examples)
+        added.add_argument("models", nargs="+", metavar="RUN_OR_MODEL", help="as in `lcl fit`")
+        added.add_argument("--out", type=Path, metavar="DIR", help="folder of the results (default: in the run folder)")
+        added.add_argument("--layers", nargs="+", metavar="PATTERN", help="by name or pattern (default: declared)")
+        added.add_argument("--places", default="centre", type=one_of(["centre", "all"]), help="centre or all of maps")
+        added.add_argument("--n-units", type=int, metavar="N", help="at most so many units of a layer (default: all)")
+        if name != "tuning":
+            added.add_argument("--textures", type=Path, metavar="SET", help="file or folder (default: the package's)")
+            added.add_argument("--aperture-deg", type=float, default=2.0, metavar="DEG", help="radius (default: 2)")
+            added.add_argument(
+                "--shifts", type=int, metavar="N", help="show at N x N shifts (default: 2; 1 with --textures)"
+            )
+            added.add_argument(
+                "--baseline",
+                default="subtract",
+                type=one_of(["subtract", "subtract_unclipped", "keep"]),
+                help="response to a blank: subtract and clip at 0, subtract_unclipped, keep (default: subtract)",
+            )
+        if name != "modulation":
+            added.add_argument(
+                "--n-sized", type=int, default=24, metavar="N", help="units of a layer shown sizes (default: 24)"
+            )
+            added.add_argument("--n-phases", type=int, default=8, metavar="N", help="of gratings (default: 8)")
+        added.add_argument("--n-resamples", type=int, default=1000, metavar="N", help="of intervals (default: 1000)")
+        added.add_argument("--seed", type=int, default=0, help="of units, resamples, untrained: (default: 0)")
+        added.add_argument("--batch", type=int, default=32, help="pictures at once (default: 32)")
+        added.add_argument("--device", default="cpu", help="cpu, cuda, mps (default: cpu)")
+        added.add_argument("--progress", action=argparse.BooleanOptionalAction, default=True, help="progress bars")
     added = command(
         "submit",
         submit,

@@ -142,6 +142,24 @@ def run_model(run: Path | str, *, seed: int | None = None) -> VisionModel:
     )
 
 
+def move(models: Mapping[str, VisionModel], device: str) -> None:
+    """Move the networks of models to a device; functions stay where they are.
+
+    Parameters
+    ----------
+    models : mapping of str to VisionModel
+    device : str
+        Of torch.
+
+    Examples
+    --------
+    >>> move(named_models(["pixels"]), "cpu")
+    """
+    for model in models.values():
+        if isinstance(model.module, torch.nn.Module):
+            model.module.to(device)
+
+
 def rows_where(recording: Recording, axis: str, text: str) -> np.ndarray:
     """Rows of a recording whose label has, or has not, some values.
 

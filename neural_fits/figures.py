@@ -45,6 +45,35 @@ def neuron_correlations(table: xr.Dataset, layer: str, *, control: bool = False)
     return table[name].sel(layer=layer).mean("split").values
 
 
+def label_outer(panels: np.ndarray, n: int, *, x: str, y: str) -> None:
+    """Label the lowest panel of each column and the first of each row; panels from the nth on are taken away.
+
+    Parameters
+    ----------
+    panels : ndarray of Axes, (row, column)
+    n : int
+        Panels that are used, row by row.
+    x, y : str
+
+    Examples
+    --------
+    >>> panels = Figure().subplots(2, 2, sharex=True)
+    >>> label_outer(panels, 3, x="a", y="b")
+    >>> [axes.get_xlabel() for axes in panels.ravel()], len(panels[0, 0].figure.axes)
+    (['', 'a', 'a', ''], 3)
+    """
+    columns = panels.shape[1]
+    for i, axes in enumerate(panels.ravel()):
+        if i >= n:
+            axes.remove()
+            continue
+        if i + columns >= n:
+            axes.set_xlabel(x)
+            axes.tick_params(labelbottom=True)
+        if i % columns == 0:
+            axes.set_ylabel(y)
+
+
 @styled
 def layer_scores(tables: Mapping[str, xr.Dataset], *, rule: str = "raw") -> Figure:
     """Score of every layer of every model with its interval, the ceiling, and the re-ordered control.
