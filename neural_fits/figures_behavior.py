@@ -78,7 +78,7 @@ def _category_dots(table: xr.Dataset, measure: str, people: float) -> Figure:
         ends = row[f"{measure}_interval"].values
         series.append((name, *LOOKS[k % len(LOOKS)], float(row[measure]), ends, row[f"category_{measure}"].values))
     for k, (name, colour, marker, overall, ends, values) in enumerate(series):
-        fill = colour if (k - 1) % len(LOOKS) < len(LOOKS) // 2 else "white"
+        fill = colour if k == 0 or (k - 1) % len(LOOKS) < len(LOOKS) // 2 else "white"
         dots = {"marker": marker, "color": colour, "markerfacecolor": fill}
         axes.plot(values, y, linestyle="", markersize=5.5, alpha=0.85, **dots)
         axes.axvline(overall, color=colour, linewidth=1.2, alpha=0.8)
