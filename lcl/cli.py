@@ -869,7 +869,7 @@ def parser() -> tuple[Parser, dict[str, Parser]]:
     added.add_argument("action", type=one_of(["make", "show"]), help="make (goes on in a folder), show")
     added.add_argument("set", nargs="?", type=Path, metavar="SET", help="show: file or folder (default: the package's)")
     added.add_argument("--out", type=Path, required=True, metavar="PATH", help="make: folder; show: folder or PNG file")
-    added.add_argument("--sources", type=Path, metavar="DIR", help="folder of pictures (default: the 15 free ones)")
+    added.add_argument("--sources", type=Path, metavar="DIR", help="folder of pictures (default: the 15 free sources)")
     added.add_argument("--licence", default="not stated", help="of the pictures of --sources, kept with the set")
     added.add_argument("--families", nargs="+", metavar="NAME", help="only these sources")
     added.add_argument("--samples", type=int, default=5, metavar="N", help="per family (default: 5)")
