@@ -124,19 +124,20 @@ def submitted(run: Path | str) -> Submitted:
             field_deg=INPUT_PX / chain.pixels_per_degree,
             config=read_json(Path(run) / "config.json"),
         )
+    head = read_json(Path(run) / "config.json")["config"]["head"]
+    if head != "alexnet":
+        raise ValueError(f"the head of {run} is {head}, code of your own; expected alexnet.")
     net, config = load_recognition(run)
     settings = config["config"]
-    if settings["head"] != "alexnet":
-        raise ValueError(f"the head of {run} is {settings['head']}, code of your own; expected alexnet.")
     classes = config["classes"]
     if len(classes) == len(imagenet_classes()) and list(classes) != list(imagenet_classes()):
         raise ValueError(
             f"{run} names {len(classes)} classes that are not those of ImageNet in their usual order; "
             "Brain-Score would take them for these: train on other classes."
         )
-    head = dict(net.head.named_children())
-    rectifiers = [f"head.{name}" for name, layer in head.items() if isinstance(layer, nn.ReLU)]
-    pool = next(f"head.{name}" for name, layer in head.items() if isinstance(layer, nn.MaxPool2d))
+    layers = {f"head.{name}": layer for name, layer in net.head.named_children()}
+    rectifiers = [name for name, layer in layers.items() if isinstance(layer, nn.ReLU)]
+    pool = next(name for name, layer in layers.items() if isinstance(layer, nn.MaxPool2d))
     stages = {name: f"front.stages.{name}" for name in net.front.names if name in REGIONS}
     return Submitted(
         module=net,
