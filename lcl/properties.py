@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
@@ -30,7 +29,7 @@ from neural_fits.vision_model import VisionModel
 from stimuli.drawing import png
 from stimuli.files import replacing
 from stimuli.stimulus_set import StimulusSet, read_folder, read_hdf5
-from stimuli.textures import apertured, ready_textures
+from stimuli.textures import apertured, ready_textures, shifted
 
 Tables = Mapping[str, xr.Dataset]
 Row = dict[str, Any]
@@ -269,7 +268,8 @@ def texture_set(source: Path | None = None, *, aperture_deg: float = 2.0, shifts
     aperture_deg : float
         Radius of the raised cosine; 0 for none. A set that has an aperture keeps its own.
     shifts : int, optional
-        As in :func:`shifted`: 2 for the set of the package, whose pictures repeat at their borders, else 1.
+        As in :func:`stimuli.textures.shifted`; by default 2 for the set of the package, whose pictures repeat at
+        their borders, else 1.
 
     Returns
     -------
@@ -321,47 +321,6 @@ def texture_lines(stimuli: StimulusSet) -> list[str]:
             f"  {family}: largest error of a statistic, textures {error.max():.3f}, noise {noise.min():.2f} or more"
         )
     return lines
-
-
-def shifted(stimuli: StimulusSet, n: int) -> StimulusSet:
-    """Every picture at ``n x n`` shifts of whole parts of its sides, each a sample of its own.
-
-    For pictures that repeat at their borders, as textures and noise of :func:`stimuli.textures.make_textures` do: a
-    shift brings other features before a receptive field, and leaves all statistics as they are.
-
-    Parameters
-    ----------
-    stimuli : StimulusSet
-        With a column ``sample``; it becomes text, ``SAMPLE/SHIFT``, for more than one shift.
-    n : int
-
-    Returns
-    -------
-    StimulusSet
-
-    Raises
-    ------
-    ValueError
-        If ``n`` is not positive.
-
-    Examples
-    --------
-    >>> one = StimulusSet(np.eye(4, dtype=np.uint8)[None], {"sample": np.array([7])})
-    >>> four = shifted(one, 2)
-    >>> four.parameters["sample"].tolist(), four.images[1, 0].tolist()
-    (['7/0', '7/1', '7/2', '7/3'], [0, 0, 1, 0])
-    """
-    if n < 1:
-        raise ValueError(f"shifts is {n}; expected 1 (none), 2 (half the width), ...")
-    if n == 1:
-        return stimuli
-    rows, columns = stimuli.images.shape[1:3]
-    shifts = [(i * rows // n, j * columns // n) for i in range(n) for j in range(n)]
-    images = np.stack([np.roll(stimuli.images, shift, axis=(1, 2)) for shift in shifts], axis=1)
-    parameters = {name: np.repeat(values, n * n) for name, values in stimuli.parameters.items()}
-    places = np.tile(np.arange(n * n), len(stimuli))
-    parameters["sample"] = np.array([f"{s}/{k}" for s, k in zip(parameters["sample"], places, strict=True)])
-    return dataclasses.replace(stimuli, images=images.reshape(-1, *stimuli.images.shape[1:]), parameters=parameters)
 
 
 def measure_modulation(
@@ -657,7 +616,8 @@ def _cell(row: Mapping[str, Any], name: str, digits: int) -> str:
     if not np.isfinite(value):
         return "–"
     interval = f"<small>{low:.{digits}f} to {high:.{digits}f}</small>" if np.isfinite(low) else ""
-    return f"{value:.{digits}f}{interval}"
+    units = f"<small>{row[f'{name}_units']} units</small>" if f"{name}_units" in row else ""
+    return f"{value:.{digits}f}{interval}{units}"
 
 
 def write_properties(
@@ -794,13 +754,14 @@ def tuning_figures(tables: Tables, similarities: Sequence[Mapping[str, Any]]) ->
             "similarity",
             figures_tuning.similarities(similarities),
             "Similarity of each layer's distributions of tuning to those published of macaque V1; 1: the same, 0: the "
-            "worst possible. Last row: the neurons' own distribution resampled. Dash: no unit of that kind.",
+            "worst possible. Last row: the neurons' own distribution resampled. Brackets: fewer than 10 units; dash: "
+            "none of that kind.",
         ),
         (
             "orientation",
             figures_tuning.orientation_histograms(tables, published["preferred_orientation_deg"]),
-            "Preferred orientations (bars' angle, drawn on both sides): share of units; black: macaque V1 (De Valois "
-            "et al. 1982), in its four bins.",
+            "Preferred orientations (bars' angle, drawn on both sides): share of units, each panel with a radius of "
+            "its own; black: macaque V1 (De Valois et al. 1982), in its four bins.",
         ),
         (
             "frequency",

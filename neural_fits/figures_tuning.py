@@ -19,6 +19,8 @@ CURVES = (
     ("size", "diameter (deg)"),
     ("contrast", "contrast"),
 )
+#: Scores of fewer units than these are marked.
+FEW = 10
 OCTAVE_TICKS = (0.25, 0.5, 1, 2, 4, 8, 16)
 
 
@@ -106,6 +108,8 @@ def orientation_histograms(
 ) -> Figure:
     """Polar histogram of preferred orientations of each layer of each model, beside the published one.
 
+    Radii are shares of units in 15 degrees, scaled to the largest of each panel.
+
     Parameters
     ----------
     tables : mapping of str to xarray.Dataset
@@ -132,14 +136,13 @@ def orientation_histograms(
     width = 180.0 / n_bins
     edges = np.arange(n_bins + 1) * width - width / 2
     colour_of = {model: COLOURS[i % len(COLOURS)] for i, model in enumerate(tables)}
-    densest = 0.0
     for axes, (model, layer, units) in zip(panels, rows, strict=False):
         values = units["preferred_orientation_deg"].values
         defined = values[np.isfinite(values)]
         counts = np.histogram((defined + width / 2) % 180.0 - width / 2, edges)[0]
         # shares of a 15-degree sector, whatever the bins
         share = counts / max(len(defined), 1) * 15.0 / width
-        densest = max(densest, share.max())
+        densest = share.max()
         for turn in (0, 180):
             axes.bar(
                 np.deg2rad(edges[:-1] + width / 2 + turn),
@@ -153,7 +156,6 @@ def orientation_histograms(
             density = published.counts / published.n * 15.0 / np.diff(published.bins)
             densest = max(densest, density.max())
             outline = np.deg2rad(np.linspace(published.bins[0], published.bins[0] + 360.0, 721))
-            which = np.searchsorted(published.bins, np.rad2deg(outline) - published.bins[0], side="right") - 1
             inside = (np.rad2deg(outline) - published.bins[0]) % 180.0 + published.bins[0]
             which = np.clip(np.searchsorted(published.bins, inside, side="right") - 1, 0, len(density) - 1)
             axes.plot(outline, density[which], color="black", linewidth=1.2, label=f"macaque V1, {published.n} cells")
@@ -161,8 +163,7 @@ def orientation_histograms(
         axes.set_xticks(np.deg2rad(np.arange(0, 360, 45)), ["0°", "45°", "90°", "135°", "0°", "45°", "90°", "135°"])
         axes.tick_params(axis="x", pad=-3)
         axes.set_yticks([])
-    for axes in panels[: len(rows)]:
-        axes.set_ylim(0, 1.05 * densest)
+        axes.set_ylim(0, 1.05 * densest or 1)
     for axes in panels[len(rows) :]:
         axes.remove()
     handles, labels = panels[0].get_legend_handles_labels()
@@ -203,7 +204,7 @@ def frequency_histograms(
             place = each.cells.split("_")[-1]
             neurons[place] = neurons.get(place, 0) + each.counts
             edges = each.bins
-    figure = Figure((WIDTH_IN, 0.8 + 1.6 * lines), layout="constrained")
+    figure = Figure((WIDTH_IN, 0.8 + 1.75 * lines), layout="constrained")
     panels = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
     colour_of = {model: COLOURS[i % len(COLOURS)] for i, model in enumerate(tables)}
     for axes, (model, layer, units) in zip(panels.ravel(), rows, strict=False):
@@ -215,7 +216,8 @@ def frequency_histograms(
             label = f"macaque V1, {place}, {int(cells.sum())} cells"
             axes.stairs(cells / cells.sum(), edges, color="black", linestyle=style, linewidth=1.2, label=label)
         low_pass = np.nanmean(units["low_pass"].values) if len(defined) else float("nan")
-        axes.set_title(plain(f"{model}\n{layer}: {len(defined)} units, {low_pass:.0%} low-pass"), fontsize=8)
+        title = f"{model}\n{layer}: {len(defined)} units\n{100 * low_pass:.0f} % low-pass"
+        axes.set_title(plain(title), fontsize=8)
         axes.set_xscale("log")
         axes.set_xticks([0.5, 1, 2, 4, 8, 16], ["0.5", "1", "2", "4", "8", "16"])
         axes.xaxis.set_minor_formatter(NullFormatter())
@@ -233,7 +235,8 @@ def similarities(rows: Sequence[Mapping[str, Any]]) -> Figure:
     Parameters
     ----------
     rows : sequence of mapping
-        Each with ``model``, ``layer``, ``distribution``, ``score`` and ``ceiling``.
+        Each with ``model``, ``layer``, ``distribution``, ``score``, ``n_units``, ``n_undefined`` and ``ceiling``.
+        Scores of fewer than 10 units stand in brackets.
 
     Returns
     -------
@@ -249,15 +252,19 @@ def similarities(rows: Sequence[Mapping[str, Any]]) -> Figure:
     columns = list(dict.fromkeys(row["distribution"] for row in rows))
     lines = list(dict.fromkeys((row["model"], row["layer"]) for row in rows))
     score = np.full((len(lines) + 1, len(columns)), np.nan)
+    few = np.zeros(score.shape, dtype=bool)
     for row in rows:
         place = columns.index(row["distribution"])
-        score[lines.index((row["model"], row["layer"])), place] = row["score"]
+        line = lines.index((row["model"], row["layer"]))
+        score[line, place] = row["score"]
+        few[line, place] = row["n_units"] - row["n_undefined"] < FEW
         score[-1, place] = row["ceiling"]
     figure = Figure((WIDTH_IN, 2.4 + 0.26 * len(score)), layout="constrained")
     axes = figure.subplots()
     shown = axes.imshow(score, vmin=0, vmax=1, cmap="viridis", aspect="auto")
     for (i, j), value in np.ndenumerate(score):
-        text = f"{value:.2f}" if np.isfinite(value) else "–"
+        text = f"({value:.2f})" if few[i, j] else f"{value:.2f}"
+        text = text if np.isfinite(value) else "–"
         light = np.isfinite(value) and value < 0.6
         axes.text(j, i, text, ha="center", va="center", fontsize=8, color="white" if light else "black")
     names = [plain(layer if model == layer else f"{model}  {layer}") for model, layer in lines]

@@ -6,6 +6,7 @@ versions 1.4 and 2). A set has families, one per source, and samples of each, as
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import zlib
@@ -791,3 +792,44 @@ def apertured(stimuli: StimulusSet, *, radius_deg: float = 2.0) -> StimulusSet:
         aperture=f"raised cosine, radius {radius_deg:g} deg",
         name=stimuli.name,
     )
+
+
+def shifted(stimuli: StimulusSet, n: int) -> StimulusSet:
+    """Every picture at ``n x n`` shifts of whole parts of its sides, each a sample of its own.
+
+    For pictures that repeat at their borders, as textures and noise of :func:`make_textures` do: a
+    shift brings other features before a receptive field, and leaves all statistics as they are.
+
+    Parameters
+    ----------
+    stimuli : StimulusSet
+        With a column ``sample``; it becomes text, ``SAMPLE/SHIFT``, for more than one shift.
+    n : int
+
+    Returns
+    -------
+    StimulusSet
+
+    Raises
+    ------
+    ValueError
+        If ``n`` is not positive.
+
+    Examples
+    --------
+    >>> one = StimulusSet(np.eye(4, dtype=np.uint8)[None], {"sample": np.array([7])})
+    >>> four = shifted(one, 2)
+    >>> four.parameters["sample"].tolist(), four.images[1, 0].tolist()
+    (['7/0', '7/1', '7/2', '7/3'], [0, 0, 1, 0])
+    """
+    if n < 1:
+        raise ValueError(f"shifts is {n}; expected 1 (none), 2 (half the width), ...")
+    if n == 1:
+        return stimuli
+    rows, columns = stimuli.images.shape[1:3]
+    shifts = [(i * rows // n, j * columns // n) for i in range(n) for j in range(n)]
+    images = np.stack([np.roll(stimuli.images, shift, axis=(1, 2)) for shift in shifts], axis=1)
+    parameters = {name: np.repeat(values, n * n) for name, values in stimuli.parameters.items()}
+    places = np.tile(np.arange(n * n), len(stimuli))
+    parameters["sample"] = np.array([f"{s}/{k}" for s, k in zip(parameters["sample"], places, strict=True)])
+    return dataclasses.replace(stimuli, images=images.reshape(-1, *stimuli.images.shape[1:]), parameters=parameters)

@@ -19,7 +19,6 @@ from lcl.properties import (
     property_table,
     reading,
     resampled_families,
-    shifted,
     similarity_rows,
     texture_set,
     tuning_rows,
@@ -173,21 +172,6 @@ def test_similarity_counts_units_of_the_right_kind(tuned):
     assert none["n_units"] == 0
     assert np.isnan(none["score"])
     assert rows["oriented", "energy", "summation_field_deg"]["n_units"] == 2  # those that were shown sizes
-
-
-def test_shifts_keep_the_statistics_and_name_their_samples():
-    stimuli = dots()
-    more = shifted(stimuli, 2)
-    assert len(more) == 4 * len(stimuli)
-    assert len(set(more.parameters["sample"].tolist())) == 16
-    first = np.abs(np.fft.fft2(stimuli.images[3]))
-    for k in range(4):
-        np.testing.assert_allclose(np.abs(np.fft.fft2(more.images[12 + k])), first, atol=1e-3)
-    assert (more.parameters["family"][12:16] == stimuli.parameters["family"][3]).all()
-    np.testing.assert_array_equal(more.images[15], np.roll(stimuli.images[3], (16, 16), (0, 1)))
-    assert shifted(stimuli, 1) is stimuli
-    with pytest.raises(ValueError, match="shifts is 0"):
-        shifted(stimuli, 0)
 
 
 def test_textures_come_from_a_file_with_their_aperture(tmp_path):

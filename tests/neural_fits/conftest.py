@@ -3,6 +3,10 @@
 import numpy as np
 import pytest
 import xarray as xr
+from matplotlib.axis import Axis
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from neural_fits.recordings import Recording, recording_from_arrays
 
@@ -54,3 +58,32 @@ def assert_same_recordings(one: Recording, other: Recording):
         np.testing.assert_array_equal(value, other.dataset.attrs[key], err_msg=key)
     for name in one.dataset.coords:
         assert one.labels(str(name)).dtype.kind == other.labels(str(name)).dtype.kind, name
+
+
+@pytest.fixture(scope="session")
+def readable():
+    return assert_readable
+
+
+def assert_readable(figure: Figure):
+    """No text under 8 pt, outside the figure, or on another text."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    texts = {text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()}
+    for axis in figure.findobj(Axis):
+        low, high = sorted(axis.get_view_interval())
+        for tick in [*axis.get_major_ticks(), *axis.get_minor_ticks()]:
+            if not low - 1e-9 <= tick.get_loc() <= high + 1e-9 or not axis.get_visible():
+                texts -= {tick.label1, tick.label2}
+    placed = [(text, text.get_window_extent(canvas.get_renderer())) for text in sorted(texts, key=Text.get_text)]
+    assert placed
+    for i, (text, box) in enumerate(placed):
+        assert text.get_fontsize() >= 8
+        inside = box.x0 >= -1 and box.y0 >= -1 and box.x1 <= figure.bbox.x1 + 1 and box.y1 <= figure.bbox.y1 + 1
+        assert inside, f"{text.get_text()!r} leaves the figure"
+        for other, place in placed[:i]:
+            # turned labels are slim, their boxes are not
+            if text.get_rotation() % 90 or other.get_rotation() % 90:
+                continue
+            apart = box.x0 >= place.x1 or place.x0 >= box.x1 or box.y0 >= place.y1 or place.y0 >= box.y1
+            assert apart, f"{text.get_text()!r} lies on {other.get_text()!r}"

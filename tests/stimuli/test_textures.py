@@ -324,3 +324,18 @@ def test_aperture_of_the_modelling_copy():
 def test_a_source_of_a_user_needs_no_square():
     source = TextureSource("wide", np.random.default_rng(0).random((128, 200)))
     assert resample(source.picture, 128).shape == (128, 128)
+
+
+def test_shifts_keep_the_statistics_and_name_their_samples():
+    picture = np.random.default_rng(0).random((3, 32, 32)).astype(np.float32)
+    stimuli = StimulusSet(picture, {"sample": np.array([1, 2, 3]), "family": np.array(["a", "a", "b"])})
+    more = t.shifted(stimuli, 2)
+    assert more.parameters["sample"].tolist() == [f"{s}/{k}" for s in (1, 2, 3) for k in range(4)]
+    assert more.parameters["family"].tolist() == ["a"] * 8 + ["b"] * 4
+    spectrum = np.abs(np.fft.fft2(picture[2]))
+    for k in range(4):
+        np.testing.assert_allclose(np.abs(np.fft.fft2(more.images[8 + k])), spectrum, rtol=1e-3, atol=1e-3)
+    np.testing.assert_array_equal(more.images[11], np.roll(picture[2], (16, 16), (0, 1)))
+    assert t.shifted(stimuli, 1) is stimuli
+    with pytest.raises(ValueError, match="shifts is 0"):
+        t.shifted(stimuli, 0)
