@@ -508,7 +508,7 @@ def recognize(arguments: argparse.Namespace) -> None:
         if not arguments.names:
             raise ValueError("say which runs: lcl recognize evaluate RUN ...")
         runs = [Path(name) for name in arguments.names]
-        recognize_evaluate(runs, arguments.out or runs[0] / "evaluation", given, distortions, rule, arguments.progress)
+        recognize_evaluate(runs, arguments.out or runs[0] / "comparison", given, distortions, rule, arguments.progress)
         return
     names = arguments.names or ["quick"]
     if len(names) > 1 or names[0] not in PRESETS:

@@ -180,6 +180,9 @@ def evaluate_runs(
 ) -> xr.Dataset:
     """Judge runs on the validation images under distortions; answers that a run folder holds already are taken.
 
+    The answers to one distortion are one file, ``RUN/evaluation/NAME.nc``, written when all its levels were shown; the
+    file is used again only for the same weights, pictures, levels and code of the distortion.
+
     Parameters
     ----------
     cells : dict of Path to (str, int)
@@ -223,40 +226,49 @@ def evaluate_runs(
     validation = open_data(config, channels=net.front.in_channels, progress=progress)[1]
     _check_classes(validation, everything["classes"])
     pictures = central_squares(validation, config.size_px).permute(0, 2, 3, 1).contiguous().numpy()
-    functions = {name: DISTORTIONS[name] for name in distortions}
-    levels = {name: LEVELS[name] for name in distortions}
-    shown = digest([pictures, validation.labels, functions, levels])
-    keys = {run: f"{file_digest(run / 'weights.safetensors')} {shown} {configs[run].precision}" for run in cells}
-    for precision in ("bf16", "float32"):
-        missing = [run for run in cells if configs[run].precision == precision and not _answered(run, keys[run])]
-        if not missing:
-            continue
-        table = evaluate(
-            {str(run): loaded[run][0] for run in missing},
-            pictures,
-            validation.labels,
-            distortions=functions,
-            levels=levels,
-            precision=precision,
-            device=choose_device(device),
-            progress=progress,
-        )
-        for place, run in enumerate(missing):
-            name, seed = cells[run]
-            one = with_runs(table.isel(run=[place]), [name], [seed], everything["classes"])
-            write_table(one.assign_attrs(key=keys[run]), run / "evaluation.nc")
-            write_recognition_report(run)
-    tables = [
-        read_table(run / "evaluation.nc").assign_coords(run=[str(run)], front_end=("run", [name]), seed=("run", [seed]))
-        for run, (name, seed) in cells.items()
-    ]
+    shown = digest([pictures, validation.labels])
+    weights = {run: file_digest(run / "weights.safetensors") for run in cells}
+    place = choose_device(device)
+    tables: dict[Path, list[xr.Dataset]] = {run: [] for run in cells}
+    for name in ("clean", *distortions):
+        asked = {} if name == "clean" else {name: DISTORTIONS[name]}
+        what = digest([asked, LEVELS.get(name)])
+        keys = {run: f"{weights[run]} {shown} {what} {configs[run].precision}" for run in cells}
+        for precision in ("bf16", "float32"):
+            asking = [run for run in cells if configs[run].precision == precision]
+            missing = [run for run in asking if not _answered(run, name, keys[run])]
+            if not missing:
+                continue
+            table = evaluate(
+                {str(run): loaded[run][0] for run in missing},
+                pictures,
+                validation.labels,
+                distortions=asked,
+                clean=name == "clean",
+                precision=precision,
+                device=place,
+                progress=progress,
+            )
+            for number, run in enumerate(missing):
+                (run / "evaluation").mkdir(exist_ok=True)
+                one = table.isel(run=[number]).drop_vars("run").assign_attrs(key=keys[run])
+                write_table(one, run / "evaluation" / f"{name}.nc")
+        for run in cells:
+            tables[run].append(read_table(run / "evaluation" / f"{name}.nc"))
+    combined: list[xr.Dataset] = []
+    for run, (name, seed) in cells.items():
+        one = xr.concat(tables[run], "condition", combine_attrs="drop_conflicts", data_vars="minimal")
+        one = with_runs(one.assign_coords(run=[str(run)]), [name], [seed], everything["classes"])
+        write_table(one, run / "evaluation.nc")
+        write_recognition_report(run)
+        combined.append(one)
     return xr.concat(
-        tables, "run", combine_attrs="drop_conflicts", data_vars="minimal", coords="different", compat="equals"
+        combined, "run", combine_attrs="drop_conflicts", data_vars="minimal", coords="different", compat="equals"
     )
 
 
-def _answered(run: Path, key: str) -> bool:
-    file = run / "evaluation.nc"
+def _answered(run: Path, name: str, key: str) -> bool:
+    file = run / "evaluation" / f"{name}.nc"
     return file.is_file() and read_table(file).attrs.get("key") == key
 
 

@@ -124,8 +124,8 @@ def quick() -> RecognitionConfig:
     """LCL-V2Net or a twin on some thousand photographs by class, on a laptop.
 
     Source: our own settings. Command: ``lcl recognize compare --front-ends lcl:RUN supervised --images FOLDER --out
-    DIR``. Hardware: 2 CPU cores. Time: 20 minutes for 1,500 training images, two front ends and three seeds. Expected:
-    see ``docs/recognition.md``.
+    DIR``. Hardware: 2 CPU cores. Time: 2 to 3 minutes of CPU time per network for 1,500 training images (by extension
+    from 8 epochs; the whole command was not timed). Expected: ``docs/recognition.md``, for 8 epochs.
     """
     return RecognitionConfig()
 

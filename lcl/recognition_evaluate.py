@@ -54,6 +54,7 @@ def evaluate(
     *,
     distortions: Mapping[str, Callable[..., np.ndarray]] | None = None,
     levels: Mapping[str, Sequence[Any]] | None = None,
+    clean: bool = True,
     seed: int = 0,
     batch: int = 100,
     precision: str = "float32",
@@ -73,6 +74,8 @@ def evaluate(
         Functions of images in [0, 1] (image, row, column[, channel]), level and seed; :data:`STANDARD` without it.
     levels : mapping of str to sequence, optional
         Those of :data:`stimuli.distortions.LEVELS` without it.
+    clean : bool
+        Begin with the pictures as they are.
     seed : int
         Of the distortions; the same for every level.
     batch : int
@@ -86,12 +89,12 @@ def evaluate(
     -------
     xarray.Dataset
         ``predicted`` (run, condition, image) and ``label`` (image); coordinates run, distortion and level (condition).
-        The first condition is "clean": the pictures as they are.
+        The condition "clean" is the pictures as they are.
 
     Raises
     ------
     ValueError
-        If the shapes do not fit, or a distortion has no levels.
+        If the shapes do not fit, a distortion has no levels, or there is no condition.
 
     Examples
     --------
@@ -110,8 +113,10 @@ def evaluate(
     levels = LEVELS if levels is None else levels
     if missing := [name for name in distortions if not levels.get(name)]:
         raise ValueError(f"the distortion {missing[0]!r} has no levels; expected levels for each.")
-    conditions: list[tuple[str, Any]] = [("clean", "")]
+    conditions: list[tuple[str, Any]] = [("clean", "")] if clean else []
     conditions += [(name, level) for name in distortions for level in levels[name]]
+    if not conditions:
+        raise ValueError("there is nothing to show; expected clean pictures or at least one distortion.")
     jobs = [(where, start) for where in range(len(conditions)) for start in range(0, len(images), CHUNK)]
 
     def shown(job: tuple[int, int]) -> Tensor:
@@ -127,7 +132,7 @@ def evaluate(
     for model in models.values():
         model.eval().to(device)
     predicted = np.empty((len(models), len(conditions), len(images)), np.int32)
-    with ThreadPoolExecutor(1) as pool, tqdm(total=len(jobs), desc="conditions", disable=not progress) as bar:
+    with ThreadPoolExecutor(1) as pool, tqdm(total=len(jobs), desc=conditions[-1][0], disable=not progress) as bar:
         ahead = pool.submit(shown, jobs[0])  # the next pictures are distorted while these are named
         for number, (where, start) in enumerate(jobs):
             pictures = ahead.result()

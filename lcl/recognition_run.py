@@ -1,7 +1,8 @@
 """The run folder of a recognition network: what ``lcl recognize train`` leaves behind, and how it is read back.
 
 Laid out as that of ``lcl train`` (:mod:`lcl.checkpoint`); besides, ``front/`` holds the stages of the front end as a
-folder that :func:`lcl.load` reads, and ``evaluation.nc`` the answers under distortions.
+folder that :func:`lcl.load` reads, ``evaluation/NAME.nc`` the answers under each distortion, and
+``evaluation.nc`` those of the last evaluation.
 """
 
 from __future__ import annotations

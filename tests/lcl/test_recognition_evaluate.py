@@ -131,6 +131,8 @@ def test_mistakes():
         evaluate({}, np.zeros((2, 4, 4, 3)), np.zeros(2))
     with pytest.raises(ValueError, match="'up' has no levels"):
         evaluate({}, grey([1]), np.zeros(1), distortions={"up": brighter})
+    with pytest.raises(ValueError, match="nothing to show"):
+        evaluate({}, grey([1]), np.zeros(1), distortions={}, clean=False)
     with pytest.raises(ValueError, match="rule is 'all'"):
         kept("contrast", "5", "all")
     with pytest.raises(ValueError, match="leaves none of 2 conditions"):
@@ -294,15 +296,29 @@ def test_train_and_evaluate(tmp_path, folder, chain, capsys):
     assert main(["recognize", "train", "--resume", str(tmp_path / "lcl")]) == 0
     assert "is finished" in capsys.readouterr().out
     runs = [str(tmp_path / "lcl"), str(tmp_path / "gabor")]
+    runs += ["--out", str(tmp_path / "evaluated")]
     options = ["--distortions", "contrast", "--rule", "geirhos2021", "--device", "cpu", "--no-progress"]
     assert main(["recognize", "evaluate", *runs, *options]) == 0
     said = capsys.readouterr().out
     assert "gabor - lcl, clean: " in said
-    first = read_table(tmp_path / "lcl" / "evaluation.nc")
-    # other distortions are other answers
-    assert main(["recognize", "evaluate", *runs, "--distortions", "rotation", "--device", "cpu", "--no-progress"]) == 0
-    assert read_table(tmp_path / "lcl" / "evaluation.nc").attrs["key"] != first.attrs["key"]
-    assert (tmp_path / "lcl" / "evaluation" / "report.html").is_file()
+    answers = tmp_path / "lcl" / "evaluation"
+    before = {file.name: file.stat().st_mtime_ns for file in answers.glob("*.nc")}
+    assert set(before) == {"clean.nc", "contrast.nc"}
+    # another distortion is shown alone; what was answered stays
+    more = ["--distortions", "contrast,rotation", "--device", "cpu", "--no-progress"]
+    assert main(["recognize", "evaluate", *runs, *more]) == 0
+    after = {file.name: file.stat().st_mtime_ns for file in answers.glob("*.nc")}
+    assert set(after) == set(before) | {"rotation.nc"}
+    assert (after["clean.nc"], after["contrast.nc"]) == (before["clean.nc"], before["contrast.nc"])
+    table = read_table(tmp_path / "lcl" / "evaluation.nc")
+    assert list(dict.fromkeys(table.distortion.values)) == ["clean", "contrast", "rotation"]
+    # other weights are other answers
+    weights = tmp_path / "lcl" / "weights.safetensors"
+    weights.write_bytes((tmp_path / "gabor" / "weights.safetensors").read_bytes())
+    assert main(["recognize", "evaluate", *runs, *more]) == 0
+    same = [read_table(tmp_path / name / "evaluation.nc").predicted.values for name in ("lcl", "gabor")]
+    assert np.array_equal(*same)
+    assert (tmp_path / "evaluated" / "report.html").is_file()
 
 
 @pytest.mark.parametrize(
