@@ -21,11 +21,10 @@ from neural_fits.fits import fit_features, recording_features, write_fit
 from neural_fits.recordings import Recording
 from neural_fits.regressions import REGRESSIONS
 from neural_fits.vision_model import VisionModel, layer_names, load_model
-from stimuli.display import PIXELS_PER_DEGREE
 from stimuli.drawing import png
 from stimuli.files import replacing
 
-#: Side of the input of a trained run, px: Brain-Score's 8 degrees at 28 px/deg.
+#: Side of the input of a trained run, px: Brain-Score's 8 degrees at the usual 28 px/deg.
 INPUT_PX = 224
 
 
@@ -107,7 +106,7 @@ def is_run(name: str) -> bool:
 
 
 def run_model(run: Path | str, *, seed: int | None = None) -> VisionModel:
-    """Trained model of a run folder, seeing ``INPUT_PX`` px at 28 px/deg.
+    """Trained model of a run folder, seeing ``INPUT_PX`` px at its own resolution.
 
     Parameters
     ----------
@@ -133,7 +132,7 @@ def run_model(run: Path | str, *, seed: int | None = None) -> VisionModel:
     return VisionModel(
         module=chain.eval(),
         name=name,
-        field_deg=INPUT_PX / PIXELS_PER_DEGREE,
+        field_deg=INPUT_PX / chain.pixels_per_degree,
         input_px=INPUT_PX,
         channels=chain.in_channels,
         mean=(0.0,) * chain.in_channels,
