@@ -712,7 +712,7 @@ def _version(package: str) -> str:
 
 
 def ready_textures() -> StimulusSet:
-    """The texture set that comes with the package: 9 families, 5 samples of each, and their noise.
+    """The texture set that comes with the package: 15 families, 5 samples of each, and their noise.
 
     128 px, 4.57 degrees at 28 px/deg: room for the 4-degree aperture of Freeman, Ziemba et al. (2013)
     (:func:`apertured`). Synthesised from sources that may be passed on; :func:`describe_ready_textures` names them and
@@ -727,7 +727,7 @@ def ready_textures() -> StimulusSet:
     --------
     >>> textures = ready_textures()
     >>> len(textures), textures.images.shape[1:], len(set(textures.parameters["family"]))
-    (90, (128, 128), 9)
+    (150, (128, 128), 15)
     """
     return read_hdf5(READY / "textures.h5")
 
