@@ -76,7 +76,7 @@ def named_model(name: str, *, seed: int = 0) -> VisionModel:
 
 
 def named_models(names: Sequence[str], *, seed: int = 0) -> dict[str, VisionModel]:
-    """Models by a short name each: their own, or what the user wrote where two have the same.
+    """Models by a short name each: their own; where two have the same, the end of what the user wrote that differs.
 
     Parameters
     ----------
@@ -95,8 +95,11 @@ def named_models(names: Sequence[str], *, seed: int = 0) -> dict[str, VisionMode
     """
     models = [named_model(name, seed=seed) for name in names]
     own = [model.name for model in models]
+    ends = [[name.rstrip("/").split("/")[-n:] for name in names] for n in range(1, 64)]
+    short = next((each for each in ends if len(set(map(tuple, each))) == len(set(names))), [[name] for name in names])
     return {
-        given if own.count(model.name) > 1 else model.name: model for given, model in zip(names, models, strict=True)
+        "/".join(end) if own.count(model.name) > 1 else model.name: model
+        for end, model in zip(short, models, strict=True)
     }
 
 
@@ -538,13 +541,10 @@ def file_name(name: str) -> str:
 
     Examples
     --------
-    >>> file_name("alexnet:/data/a.npz")
-    'alexnet-a'
+    >>> file_name("alexnet:data/a.npz")
+    'alexnet-data-a.npz'
     """
-    kind, _, rest = name.rpartition(":")
-    stem = Path(rest).stem if rest else name
-    parts = [part for part in (kind.replace(":", "-"), stem) if part]
-    return "".join(c if c.isalnum() or c in "-_." else "-" for c in "-".join(parts))
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in name).strip("-.")
 
 
 def publish(sections: Sequence[str], out: Path, *, run: Path | None, name: str) -> Path:

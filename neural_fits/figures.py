@@ -45,6 +45,23 @@ def neuron_correlations(table: xr.Dataset, layer: str, *, control: bool = False)
     return table[name].sel(layer=layer).mean("split").values
 
 
+def folded(name: str, width: int) -> str:
+    """Name as lines of at most some characters, broken after a space, hyphen, slash or underscore where there is one.
+
+    Examples
+    --------
+    >>> print(folded("run-untrained-seed0", 14))
+    run-untrained-
+    seed0
+    """
+    lines = []
+    while len(name) > width:
+        at = max(name.rfind(mark, 0, width) for mark in " -/_") + 1 or width
+        lines.append(name[:at].rstrip())
+        name = name[at:]
+    return plain("\n".join([*lines, name]))
+
+
 def label_outer(panels: np.ndarray, n: int, *, x: str, y: str) -> None:
     """Label the lowest panel of each column and the first of each row; panels from the nth on are taken away.
 

@@ -10,7 +10,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter
 
-from neural_fits.figures import COLOURS, label_outer
+from neural_fits.figures import COLOURS, folded, label_outer
 from neural_fits.texture_indices import by_family, mean_defined
 from stimuli.drawing import BLUE, GREY, WIDTH_IN, plain, styled
 from stimuli.stimulus_set import StimulusSet
@@ -75,8 +75,8 @@ def modulation_summary(rows: Sequence[Mapping[str, Any]]) -> Figure:
         ratio.plot(ends["variance_ratio"], [y, y], color=colour, linewidth=3.5, alpha=0.55)
         ratio.plot(row["variance_ratio"], y, "o", color=colour, markersize=5)
     index.axvline(0, color="black", linewidth=0.7)
-    index.set_yticks(range(len(rows)), [plain(f"{row['model']}  {row['layer']}") for row in rows])
-    index.invert_yaxis()
+    index.set_yticks(range(len(rows)), [folded(f"{row['model']}  {row['layer']}", 36) for row in rows])
+    index.set_ylim(len(rows) - 0.4, -0.6)
     index.set(xlabel="texture modulation index", ylabel="model and layer", title="0: as in V1; above 0: as in V2")
     ratio.axvline(1, color="black", linewidth=0.7)
     ratio.set_xscale("log")
@@ -84,7 +84,7 @@ def modulation_summary(rows: Sequence[Mapping[str, Any]]) -> Figure:
     ticks = [tick for tick in (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20) if low <= tick <= high]
     ratio.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     ratio.xaxis.set_minor_formatter(NullFormatter())
-    ratio.set(xlabel="variance ratio, families / samples", title="above 1: families differ more")
+    ratio.set(xlabel="variance ratio\nfamilies / samples")
     handles = [
         Line2D([], [], color="black", marker="o", linestyle="none", label="mean over units"),
         Line2D([], [], color="black", linewidth=3.5, alpha=0.55, label="95 % interval over pictures and units"),
@@ -135,7 +135,7 @@ def index_by_family(tables: Mapping[str, xr.Dataset]) -> Figure:
         axes.axhline(0, color="black", linewidth=0.7)
         names = [plain(str(name).replace("_", " ")) for name in table["family"].values[order]]
         axes.set_xticks(range(len(order)), names, rotation=60, ha="right", rotation_mode="anchor")
-        axes.set_title(plain(model))
+        axes.set_title(folded(model, 50))
         axes.legend(ncols=min(3, len(layers)))
     for axes in panels.ravel()[len(tables) :]:
         axes.remove()
@@ -168,7 +168,9 @@ def index_between_layers(tables: Mapping[str, xr.Dataset]) -> Figure:
     columns = min(4, len(several))
     lines = -(-len(several) // columns)
     side = WIDTH_IN / max(columns, 3)
-    figure = Figure((side * columns, (side + 0.45) * lines), layout="constrained")
+    titles = {model: folded(model, 26) for model in several}
+    height = side + 0.5 + 0.15 * max(title.count("\n") for title in titles.values())
+    figure = Figure((side * columns, height * lines), layout="constrained")
     panels = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
     reach = 0.05
     for axes, (model, table) in zip(panels.ravel(), several.items(), strict=False):
@@ -182,7 +184,7 @@ def index_between_layers(tables: Mapping[str, xr.Dataset]) -> Figure:
                 x[kept], y[kept], MARKERS[i % len(MARKERS)], color=COLOURS[i % len(COLOURS)], markersize=4, label=label
             )
             reach = max(reach, *np.abs(np.r_[x[kept], y[kept]]))
-        axes.set(title=plain(model), xlabel=plain(f"index in {first}"), aspect="equal")
+        axes.set(title=titles[model], xlabel=plain(f"index in {first}"), aspect="equal")
         axes.legend(loc="lower right", borderpad=0, handletextpad=0.1)
     for axes in panels.ravel()[: len(several)]:
         axes.plot([-reach, reach], [-reach, reach], color=GREY, linewidth=0.8)
@@ -230,7 +232,7 @@ def index_distributions(tables: Mapping[str, xr.Dataset], *, level: float = 0.05
         axes.axvline(0, color="black", linewidth=0.7)
         if defined.any():
             axes.axvline(index[defined].mean(), color="black", linestyle="--", linewidth=1, label="mean")
-        axes.set_title(plain(f"{model}\n{layer}: {defined.sum()} of {len(index)} units"), fontsize=8)
+        axes.set_title(f"{folded(model, 28)}\n{plain(layer)}: {defined.sum()} of {len(index)} units", fontsize=8)
     label_outer(panels, len(rows), x="texture modulation index", y="units")
     handles, labels = panels[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3)
@@ -288,7 +290,7 @@ def decoding_curves(tables: Mapping[str, xr.Dataset]) -> Figure:
             if column == 0:
                 axes.set_ylabel(f"{kind} decoding,\nshare right")
             if k == 0:
-                axes.set_title(plain(model))
+                axes.set_title(folded(model, 26))
                 axes.legend(loc="upper left")
     for place in range(len(tables), blocks * columns):
         block, column = divmod(place, columns)

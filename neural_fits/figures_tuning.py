@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from neural_fits.datasets.v1_published import Distribution
-from neural_fits.figures import COLOURS, label_outer
+from neural_fits.figures import COLOURS, folded, label_outer
 from stimuli.drawing import GREY, WIDTH_IN, plain, styled
 
 #: Name, axis label and place of the curves of a table of :func:`neural_fits.tuning.tuning`.
@@ -159,7 +159,8 @@ def orientation_histograms(
             inside = (np.rad2deg(outline) - published.bins[0]) % 180.0 + published.bins[0]
             which = np.clip(np.searchsorted(published.bins, inside, side="right") - 1, 0, len(density) - 1)
             axes.plot(outline, density[which], color="black", linewidth=1.2, label=f"macaque V1, {published.n} cells")
-        axes.set_title(plain(f"{model}\n{layer}: {len(defined)} of {len(values)} units"), fontsize=8, pad=4)
+        title = f"{folded(model, 28)}\n{plain(layer)}: {len(defined)} of {len(values)} units"
+        axes.set_title(title, fontsize=8, pad=4)
         axes.set_xticks(np.deg2rad(np.arange(0, 360, 45)), ["0°", "45°", "90°", "135°", "0°", "45°", "90°", "135°"])
         axes.tick_params(axis="x", pad=-3)
         axes.set_yticks([])
@@ -216,8 +217,8 @@ def frequency_histograms(
             label = f"macaque V1, {place}, {int(cells.sum())} cells"
             axes.stairs(cells / cells.sum(), edges, color="black", linestyle=style, linewidth=1.2, label=label)
         low_pass = np.nanmean(units["low_pass"].values) if len(defined) else float("nan")
-        title = f"{model}\n{layer}: {len(defined)} units\n{100 * low_pass:.0f} % low-pass"
-        axes.set_title(plain(title), fontsize=8)
+        title = f"{folded(model, 28)}\n{plain(layer)}: {len(defined)} units\n{100 * low_pass:.0f} % low-pass"
+        axes.set_title(title, fontsize=8)
         axes.set_xscale("log")
         axes.set_xticks([0.5, 1, 2, 4, 8, 16], ["0.5", "1", "2", "4", "8", "16"])
         axes.xaxis.set_minor_formatter(NullFormatter())
@@ -267,7 +268,7 @@ def similarities(rows: Sequence[Mapping[str, Any]]) -> Figure:
         text = text if np.isfinite(value) else "–"
         light = np.isfinite(value) and value < 0.6
         axes.text(j, i, text, ha="center", va="center", fontsize=8, color="white" if light else "black")
-    names = [plain(layer if model == layer else f"{model}  {layer}") for model, layer in lines]
+    names = [folded(layer if model == layer else f"{model}  {layer}", 36) for model, layer in lines]
     axes.set_yticks(range(len(score)), [*names, "neurons, resampled"])
     labels = [column.replace("_deg", "").replace("_cpd", "").replace("_", " ").replace("/", ": ") for column in columns]
     axes.set_xticks(range(len(columns)), labels, rotation=45, ha="right", rotation_mode="anchor")

@@ -9,6 +9,7 @@ import torch
 import xarray as xr
 
 from lcl.cli import main
+from lcl.measure import file_name, named_models
 from lcl.properties import (
     layer_units,
     measure_modulation,
@@ -264,6 +265,16 @@ def test_commands(own_models, capsys):
     assert main(["tuning", "properties_models:make", "--layers", "1", "--n-units", "2", *quick, "other"]) == 0
     with xr.open_dataset(own_models / "other" / "tuning-own.nc", engine="h5netcdf") as table:
         assert table.sizes["unit"] == 2
+
+
+def test_models_of_one_name_are_told_apart_by_what_was_written(own_models):
+    (own_models / "others.py").write_text((own_models / "properties_models.py").read_text("utf-8"), encoding="utf-8")
+    assert list(named_models(["properties_models:make", "others:make", "pixels"])) == [
+        "properties_models:make",
+        "others:make",
+        "pixels",
+    ]
+    assert file_name("a/seed0") != file_name("b/seed0")
 
 
 def test_textures_are_shown(own_models, capsys):

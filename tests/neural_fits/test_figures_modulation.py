@@ -110,3 +110,16 @@ def test_the_sheet_shows_each_texture_above_its_noise(readable):
     assert shown == [0, 2, 1, 3, 6, 8, 7, 9]
     with pytest.raises(ValueError, match="no column 'family'"):
         figures_modulation.texture_sheet(StimulusSet(images, {"type": labels["type"]}))
+
+
+def test_long_names_stay_apart(readable):
+    long = {f"runs/amplitudes-{rule}-untrained-seed{i}": table(seed=i) for i, rule in enumerate(("under", "reversed"))}
+    many = {**long, **{f"{name}-again": each for name, each in long.items()}}
+    readable(figures_modulation.index_by_family(many))
+    readable(figures_modulation.index_between_layers(many))
+    readable(figures_modulation.index_distributions(many))
+    readable(figures_modulation.decoding_curves(many))
+    row = {"model": list(many)[1], "layer": "normalised", "modulation": 0.2, "control": 0.0, "variance_ratio": 0.5}
+    for name in ("modulation", "modulation_families", "control", "variance_ratio"):
+        row |= {f"{name}_low": 0.1, f"{name}_high": 0.3}
+    readable(figures_modulation.modulation_summary([row] * 12))

@@ -101,3 +101,9 @@ def test_an_empty_layer_is_drawn_as_empty(readable):
         figures_tuning.frequency_histograms({"net": silent}),
     ):
         readable(figure)
+
+
+def test_long_names_stay_apart(readable):
+    long = {f"runs/amplitudes-reversed-untrained-seed{i}": table(seed=i) for i in range(2)}
+    readable(figures_tuning.orientation_histograms(long, published_distributions()["preferred_orientation_deg"]))
+    readable(figures_tuning.frequency_histograms(long, published_distributions()))
