@@ -599,7 +599,9 @@ def property_table(rows: Sequence[Mapping[str, Any]]) -> str:
     True
     """
     columns = [each for each in _COLUMNS if any(each[0] in row or f"{each[0]}_low" in row for row in rows)]
-    head = "".join(f'<th scope="col">{escape(about)}</th>' for _, about, _ in columns)
+    # headings do not wrap by themselves in the page's tables of numbers
+    names = [escape(about).replace(": ", ":<br>").replace(", ", ",<br>") for _, about, _ in columns]
+    head = "".join(f'<th scope="col">{name}</th>' for name in names)
     body = ""
     for row in rows:
         cells = "".join(f"<td>{_cell(row, name, digits)}</td>" for name, _, digits in columns)
