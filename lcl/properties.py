@@ -668,7 +668,9 @@ def write_properties(
     record: dict[str, Any] = {}
     for kind, tables in (("tuning", tuned), ("modulation", modulated)):
         for table in list(tables.values())[:1]:
-            record[kind] = {key: value for key, value in table.attrs.items() if key not in ("model", "undriven_units")}
+            # numbers of a table that was read from a file are numpy's
+            plain = {key: getattr(value, "item", lambda value=value: value)() for key, value in table.attrs.items()}
+            record[kind] = {key: value for key, value in plain.items() if key not in ("model", "undriven_units")}
     content += name_table({**record, "command": command})
     what = " and ".join([word for word, tables in (("texture modulation", modulated), ("tuning", tuned)) if tables])
     return [section(f"Single units: {what}", content)]
