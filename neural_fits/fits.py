@@ -351,7 +351,7 @@ def fit_layers(
     reduction: str | None = None,
     size_deg: float | None = None,
     batch_size: int = 32,
-    device: str | torch.device = "cpu",
+    device: str | torch.device | None = None,
     cache: Path | str | None = None,
     storage: Path | str | None = None,
     max_bytes: int | None = None,

@@ -8,6 +8,7 @@ come with it.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 
@@ -566,72 +567,6 @@ def eidolon(
     return _clipped(result, clip)
 
 
-def eidolon_1(images: ArrayLike, level: float, seed: int = 0) -> Images:
-    """:func:`eidolon` of coherence 1, grain 10.
-
-    Parameters
-    ----------
-    images : array_like, (image, row, column[, 3])
-    level : float
-        Reach in pixels.
-    seed : int
-
-    Returns
-    -------
-    ndarray, (image, row, column)
-
-    Examples
-    --------
-    >>> eidolon_1(np.full((1, 16, 16), 0.5), 8).shape
-    (1, 16, 16)
-    """
-    return eidolon(images, level, seed, coherence=1.0)
-
-
-def eidolon_2(images: ArrayLike, level: float, seed: int = 0) -> Images:
-    """:func:`eidolon` of coherence 0.3, grain 10.
-
-    Parameters
-    ----------
-    images : array_like, (image, row, column[, 3])
-    level : float
-        Reach in pixels.
-    seed : int
-
-    Returns
-    -------
-    ndarray, (image, row, column)
-
-    Examples
-    --------
-    >>> eidolon_2(np.full((1, 16, 16), 0.5), 8).shape
-    (1, 16, 16)
-    """
-    return eidolon(images, level, seed, coherence=0.3)
-
-
-def eidolon_3(images: ArrayLike, level: float, seed: int = 0) -> Images:
-    """:func:`eidolon` of coherence 0, grain 10.
-
-    Parameters
-    ----------
-    images : array_like, (image, row, column[, 3])
-    level : float
-        Reach in pixels.
-    seed : int
-
-    Returns
-    -------
-    ndarray, (image, row, column)
-
-    Examples
-    --------
-    >>> eidolon_3(np.full((1, 16, 16), 0.5), 8).shape
-    (1, 16, 16)
-    """
-    return eidolon(images, level, seed, coherence=0.0)
-
-
 def elastic(images: ArrayLike, level: float, seed: int = 0, *, grain_px: float = 10.0) -> Images:
     """Smooth random deformation: one displacement field for all scales.
 
@@ -757,9 +692,9 @@ DISTORTIONS: dict[str, Callable[..., Images]] = {
     "false-colour": false_colour,
     "rotation": rotation,
     "uniform-noise": uniform_noise,
-    "eidolonI": eidolon_1,
-    "eidolonII": eidolon_2,
-    "eidolonIII": eidolon_3,
+    "eidolonI": functools.partial(eidolon, coherence=1.0),
+    "eidolonII": functools.partial(eidolon, coherence=0.3),
+    "eidolonIII": functools.partial(eidolon, coherence=0.0),
     "salt-and-pepper": salt_and_pepper,
     "elastic": elastic,
     "scaling": scaling,
