@@ -4,10 +4,13 @@ The receptive-field positions of most recordings are unknown; :class:`LocationRi
 them inside the training part of each split.
 """
 
+import copy
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
 from neural_fits.coordinates import BLOCK_BYTES, check_features, check_responses, feature_blocks
 from neural_fits.ridge import (
@@ -232,13 +235,38 @@ class LocationRidge:
 
     def cross_predict(self, X, Y, splits, *, groups=None) -> list[np.ndarray]:
         """Predictions for the test part of each split; place and penalty are chosen inside its training part."""
-        return cross_predict_by_fit(self, X, Y, splits, groups=groups)
+        return _splits_in_threads(self, X, Y, splits, groups)
 
 
 def _basis_at(features: torch.Tensor, penalties: np.ndarray | None) -> tuple[RidgeBasis, torch.Tensor]:
     """Decomposition of the channels at one place, and the penalties to try there."""
     basis = ridge_basis(features, smallest_penalty=smallest_penalty(penalties, features))
     return basis, candidate_penalties(basis, penalties)
+
+
+def _splits_in_threads(regression, X, Y, splits, groups) -> list[np.ndarray]:
+    """Fit each split in a thread of its own: its many small decompositions gain nothing from several threads each."""
+    pairs = list(splits)
+    n_threads = torch.get_num_threads()
+    workers = min(n_threads, len(pairs))
+    if workers < 2 or (isinstance(X, torch.Tensor) and X.is_cuda):
+        return cross_predict_by_fit(regression, X, Y, pairs, groups=groups)
+    copies = [copy.copy(regression) for _ in pairs]
+
+    def one(fitted, pair):
+        return cross_predict_by_fit(fitted, X, Y, [pair], groups=groups)[0]
+
+    torch.set_num_threads(1)
+    try:
+        with (
+            threadpool_limits(1, user_api="blas"),
+            ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool,
+        ):
+            predictions = list(pool.map(one, copies, pairs))
+    finally:
+        torch.set_num_threads(n_threads)
+    vars(regression).update(vars(copies[-1]))  # as after the last split
+    return predictions
 
 
 def _check_map_shape(X: torch.Tensor, shape: tuple[int, int, int]) -> None:

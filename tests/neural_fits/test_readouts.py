@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 from sklearn.linear_model import LinearRegression, RidgeCV
 
 from neural_fits.readouts import Linear, LocationRidge, SeparableRidge
@@ -116,3 +117,21 @@ def test_bad_input_is_named(call, message):
     X = maps()
     with pytest.raises(ValueError, match=message):
         call(X, X[:, :2, 0, 0])
+
+
+def test_splits_in_threads_give_what_one_thread_gives():
+    rng = np.random.default_rng(4)
+    X, Y = rng.standard_normal((60, 5, 4, 4)), rng.standard_normal((60, 7))
+    splits = kfold_splits(60, n_folds=5)
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for n_threads in (1, 3):
+            torch.set_num_threads(n_threads)
+            model = LocationRidge()
+            found.append((model.cross_predict(X, Y, splits), model.location_))
+            assert torch.get_num_threads() == n_threads
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_allclose(np.concatenate(found[1][0]), np.concatenate(found[0][0]), rtol=1e-10)
+    np.testing.assert_array_equal(found[1][1], found[0][1])
