@@ -451,27 +451,48 @@ def straighten(arguments: argparse.Namespace) -> None:
 def align(arguments: argparse.Namespace) -> None:
     """`lcl align`."""
     from lcl import measure
-    from lcl.align import align_cue_conflict, people_trials, write_alignment
+    from lcl.align import people_trials
     from lcl.checkpoint import command_line
-    from neural_fits.figures_behavior import alignment_lines
 
     models = measure.named_models(arguments.models, seed=arguments.seed)
-    people_trials(arguments.trials, "cue-conflict")  # a wrong folder is said before models run
+    under = [name for name in (arguments.distortions or "").split(",") if name]
+    cues = bool(arguments.stimuli or arguments.decisions or not under)
+    if cues and not arguments.trials:
+        raise ValueError("there are no decisions of people; give --trials, the folder raw-data of model-vs-human.")
+    if under and not (arguments.images and models):
+        raise ValueError("there is nothing to distort; give models and --images, a folder of pictures by class.")
+    if cues:
+        people_trials(arguments.trials, "cue-conflict")  # a wrong folder is said before models run
+    layers = None if arguments.layers is None else measure.layers_of(models, arguments.layers)
+    names = ("readout", "reduction", "size_deg", "seed", *(("per_category", "n_resamples") if cues else ()))
+    record = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    record |= {"command": command_line()}
+    options = {name: getattr(arguments, name) for name in ("readout", "reduction", "size_deg", "progress")}
+    options |= {"batch_size": arguments.batch, "seed": arguments.seed}
+    sections = align_cues(arguments, models, layers, options, record) if cues else []
+    if under:
+        sections += align_distortions(arguments, models, layers, under, options, record)
+    report = measure.publish(sections, arguments.out, run=None, name="alignment")
+    print(f"Tables and figures: {arguments.out}\nReport: {report}")
+
+
+def align_cues(
+    arguments: argparse.Namespace, models: Any, layers: Any, options: dict[str, Any], record: dict[str, Any]
+) -> list[str]:
+    """`lcl align` on cue-conflict pictures: sections of the page."""
+    from lcl.align import align_cue_conflict, write_alignment
+    from neural_fits.figures_behavior import alignment_lines
+
     table, trials, rows = align_cue_conflict(
         models,
         trials=arguments.trials,
         stimuli=arguments.stimuli,
         train_images=arguments.train_images,
-        layers=None if arguments.layers is None else measure.layers_of(models, arguments.layers),
+        layers=layers,
         decisions=arguments.decisions,
         per_category=arguments.per_category or None,
         n_resamples=arguments.n_resamples,
-        seed=arguments.seed,
-        readout=arguments.readout,
-        reduction=arguments.reduction,
-        size_deg=arguments.size_deg,
-        batch_size=arguments.batch,
-        progress=arguments.progress,
+        **options,
     )
     for row in rows:
         if row["training_pictures"]:
@@ -481,13 +502,36 @@ def align(arguments: argparse.Namespace) -> None:
                 f"{row['held_out_balanced_accuracy']:.3f}"
             )
     print("\n".join(alignment_lines(table)))
-    record = {
-        name: getattr(arguments, name)
-        for name in ("readout", "reduction", "per_category", "size_deg", "seed", "n_resamples")
-    }
-    sections = write_alignment(table, trials, rows, arguments.out, record={**record, "command": command_line()})
-    report = measure.publish(sections, arguments.out, run=None, name="alignment")
-    print(f"Decisions, tables and figures: {arguments.out}\nReport: {report}")
+    return write_alignment(table, trials, rows, arguments.out, record=record)
+
+
+def align_distortions(
+    arguments: argparse.Namespace,
+    models: Any,
+    layers: Any,
+    distortions: list[str],
+    options: dict[str, Any],
+    record: dict[str, Any],
+) -> list[str]:
+    """`lcl align` under distortions: sections of the page."""
+    from lcl.align import last_layers
+    from lcl.align_distortions import distortion_accuracies, people_under, write_curves
+    from lcl.labelled_images import train_and_validation
+
+    people = people_under(arguments.trials, distortions) if arguments.trials else {}
+    training, shown = train_and_validation(arguments.images, progress=arguments.progress)
+    table = distortion_accuracies(
+        models,
+        last_layers(models) if layers is None else layers,
+        training,
+        shown,
+        distortions=distortions,
+        per_class=arguments.per_class,
+        **options,
+    )
+    lines, sections = write_curves(table, people, arguments.out, record={**record, "images": arguments.images})
+    print("\n".join(lines))
+    return sections
 
 
 def recognize(arguments: argparse.Namespace) -> None:
@@ -772,15 +816,20 @@ def parser() -> tuple[Parser, dict[str, Parser]]:
     added = command(
         "align",
         align,
-        "Shape bias and error consistency of layers on cue-conflict pictures, beside people (Geirhos et al. 2021).",
+        "Layers beside people: shape bias and error consistency on cue-conflict pictures, accuracy under distortions.",
         "  lcl align runs/mine untrained:runs/mine alexnet:alexnet.npz --layers V2 pool5 --trials raw-data \\\n"
         "      --stimuli style-transfer-preprocessed-512 --train-images coco --out alignment\n"
         "  lcl align my_nets:resnet --layers fc --readout imagenet --trials raw-data \\\n"
         "      --stimuli style-transfer-preprocessed-512 --out alignment\n"
-        "  lcl align --decisions raw-data/my-networks --trials raw-data --out alignment",
+        "  lcl align --decisions raw-data/my-networks --trials raw-data --out alignment\n"
+        "  lcl align runs/mine --layers V1 V2 --distortions contrast,low-pass --images FOLDER-BY-CLASS \\\n"
+        "      --trials raw-data --out curves         (accuracy beside people's; no error consistency: other pictures)",
     )
     added.add_argument("models", nargs="*", metavar="MODEL", help="as in `lcl fit`")
-    added.add_argument("--trials", type=Path, required=True, metavar="DIR", help="raw-data of model-vs-human")
+    added.add_argument("--trials", type=Path, metavar="DIR", help="raw-data of model-vs-human")
+    added.add_argument("--distortions", metavar="NAME,...", help="show --images at every level of these")
+    added.add_argument("--images", metavar="FOLDER", help="pictures by class: to train read-outs, and to be distorted")
+    added.add_argument("--per-class", type=int, metavar="N", help="distort so many of each class (default: all)")
     added.add_argument("--stimuli", type=Path, metavar="DIR", help="cue-conflict pictures, such as cat/cat1-dog2.png")
     added.add_argument(
         "--train-images",

@@ -9,11 +9,13 @@ import xarray as xr
 from PIL import Image
 
 from lcl import align
+from lcl.align_distortions import condition_of, people_under
 from lcl.cli import main
 from neural_fits.behavior.categories import CATEGORIES
 from neural_fits.behavior.crops import CategoryCrops
 from neural_fits.behavior.trials import COLUMNS, read_experiment
 from neural_fits.vision_model import VisionModel
+from stimuli.distortions import LEVELS
 
 PX = 32
 
@@ -144,6 +146,83 @@ def test_what_is_missing_is_said(tmp_path):
         Image.new("RGB", (40, 40)).save(tmp_path / "other" / name / "1.png")
     with pytest.raises(ValueError, match="holds the class 'n01440764'"):
         align.training_pictures(str(tmp_path / "other"))
+
+
+def bright_and_dark(folder, rng, n=12):
+    """Two classes that contrast takes away: a bright left or right half."""
+    for split, count in (("train", n), ("val", 6)):
+        for label in ("left", "right"):
+            (folder / split / label).mkdir(parents=True)
+            for i in range(count):
+                image = rng.integers(60, 100, (40, 40, 3)).astype(np.uint8)
+                image[:, :20] += np.uint8(100 * (label == "left"))
+                image[:, 20:] += np.uint8(100 * (label == "right"))
+                Image.fromarray(image).save(folder / split / label / f"{i}.png")
+
+
+def write_contrast_trials(folder):
+    """Two people: right at full contrast, one of them at none too."""
+    (folder / "contrast").mkdir(parents=True)
+    for who, at_none in (("subject-01", "cat"), ("subject-02", "dog")):
+        with (folder / "contrast" / f"contrast_{who}_session_1.csv").open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(COLUMNS)
+            for i in range(4):
+                writer.writerow([who, 1, i, 0.5, "cat", "cat", "c100", f"x_y_z_c100_cat_10_cat{i}.png"])
+                writer.writerow([who, 1, i, 0.5, at_none, "cat", "c01", f"x_y_z_c01_cat_10_cat{i}.png"])
+
+
+def test_accuracy_under_distortions_stands_beside_that_of_people(tmp_path, capsys):
+    bright_and_dark(tmp_path / "images", np.random.default_rng(0))
+    write_contrast_trials(tmp_path / "raw-data")
+    command = ["align", "pixels", "--distortions", "contrast,rotation", "--images", str(tmp_path / "images")]
+    command += ["--trials", str(tmp_path / "raw-data"), "--readout", "prototypes", "--no-progress"]
+    assert main([*command, "--out", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    assert "clean accuracy 1.000" in said
+    assert "error consistency, which asks" in said.replace("\n", " ")
+    with (tmp_path / "out" / "distortions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    found = {(row["distortion"], row["level"]): row for row in rows}
+    assert float(found["rotation", "180"]["accuracy"]) == 0.0  # left is right, upside down
+    full, none = found["contrast", "100"], found["contrast", "1"]
+    assert (full["condition"], float(full["accuracy"]), float(full["people_accuracy"])) == ("c100", 1.0, 1.0)
+    assert (none["condition"], none["people_accuracy"]) == ("c01", "0.5")
+    assert (none["people_low"], none["people_high"]) == ("0.0", "1.0")
+    assert found["contrast", "30"]["condition"] == ""
+    assert {"distortions.png", "distortions.nc", "report.html"} <= {path.name for path in (tmp_path / "out").iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("extra", "reason"),
+    [
+        (["pixels", "--distortions", "blur", "--images", "IMAGES"], "there is no distortion 'blur'"),
+        (["pixels", "--distortions", "contrast"], "nothing to distort; give models and --images"),
+        (["--distortions", "contrast", "--images", "IMAGES"], "nothing to distort; give models and --images"),
+        (["pixels"], "no decisions of people; give --trials"),
+        (
+            ["pixels", "--distortions", "contrast", "--images", "IMAGES", "--readout", "imagenet"],
+            "one of linear, ridge",
+        ),
+        (["pixels", "--distortions", "colour", "--images", "IMAGES", "--trials", "IMAGES"], "no trials of colour"),
+    ],
+)
+def test_what_cannot_be_distorted_is_said_in_one_sentence(tmp_path, capsys, extra, reason):
+    bright_and_dark(tmp_path / "images", np.random.default_rng(0), n=3)
+    extra = [str(tmp_path / "images") if part == "IMAGES" else part for part in extra]
+    assert main(["align", *extra, "--no-progress", "--out", str(tmp_path / "out")]) == 2
+    assert reason in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.shared
+def test_every_level_that_people_saw_has_its_label(shared):
+    """All conditions of the twelve experiments are a level of the distortion of that name."""
+    people = people_under(shared / "model_vs_human" / "raw-data", LEVELS)
+    assert len(people) == 12
+    for name, trials in people.items():
+        found = {condition_of(level, trials.condition.values.tolist()) for level in LEVELS[name]}
+        assert found - {""} == set(trials.condition.values.tolist()), name
 
 
 @pytest.mark.shared
