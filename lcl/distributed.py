@@ -1,8 +1,8 @@
-"""Many processes as one: what `torchrun` starts, and sums over all of them that gradients pass through.
+"""Many processes as one: what `torchrun` starts, and sums and batches of all of them that gradients pass through.
 
-Every process computes the same global loss from sums over the whole batch. Each divides its copy by the number of
-processes before the backward pass, sums pass gradients back as sums, and parameter gradients are summed at the end:
-the result is the gradient of one process that holds the whole batch.
+Every process sends its share of the global loss backward: its part of a sum over the batch or, of a loss that all hold
+alike, the loss over the number of processes. Sums and gathered batches pass gradients back as sums, and parameter
+gradients are summed at the end: the result is the gradient of one process that holds the whole batch.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -110,6 +111,59 @@ def sum_over_processes(tensor: Tensor) -> Tensor:
     total = _Sum.apply(tensor)
     assert isinstance(total, Tensor)
     return total
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        counts = [torch.zeros((), dtype=torch.int64, device=tensor.device) for _ in range(world_size())]
+        dist.all_gather(counts, torch.tensor(len(tensor), device=tensor.device))
+        sizes = [int(count) for count in counts]
+        # Messages of one size for all: processes may hold different numbers of rows.
+        padded = tensor.new_zeros(max(sizes), *tensor.shape[1:])
+        padded[: len(tensor)] = tensor
+        parts = [torch.empty_like(padded) for _ in sizes]
+        dist.all_gather(parts, padded)
+        ctx.start, ctx.rows = sum(sizes[: rank()]), len(tensor)
+        return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total[ctx.start : ctx.start + ctx.rows]
+
+
+def gather_over_processes(tensor: Tensor) -> Tensor:
+    """Rows of all processes, in the order of the processes; gradients are summed on the way back to their owner.
+
+    Parameters
+    ----------
+    tensor : Tensor, shape (rows, ...)
+        As many rows as this process has, also 0; the other axes and the type are the same on every process.
+
+    Returns
+    -------
+    Tensor, shape (rows of all processes, ...)
+        The same on every process.
+
+    Raises
+    ------
+    ValueError
+        If the tensor has no axis.
+
+    Examples
+    --------
+    >>> gather_over_processes(torch.ones(2, 3)).shape
+    torch.Size([2, 3])
+    """
+    if not tensor.ndim:
+        raise ValueError("A tensor without an axis was given; expected rows, which are joined along the first axis.")
+    if world_size() == 1:
+        return tensor
+    whole = _Gather.apply(tensor)
+    assert isinstance(whole, Tensor)
+    return whole
 
 
 @torch.no_grad()
