@@ -1,0 +1,149 @@
+"""The settings of the comparison methods, and their presets.
+
+What all methods are told is in :class:`MethodConfig`; each method adds its own. Only this module, the training loop,
+each method's ``build`` and the command line know about configurations.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from lcl.config import _check, _check_literals, _setting, plain_settings
+from lcl.optimizers import OPTIMIZERS
+from vision_methods.backbones import BACKBONES
+
+Settings = TypeVar("Settings", bound="MethodConfig")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodConfig:
+    """Settings that all methods have.
+
+    Each field's meaning is in its line of ``lcl train-method METHOD --help``.
+
+    Raises
+    ------
+    ValueError
+        If a value is out of range.
+    """
+
+    images: str = _setting("", "folder (or train/ and val/ by class), FILE.h5[:/DATASET] or DIR/*.tar")
+    validation_images: str = _setting("", "labelled pictures to judge by; empty: val/ beside train/, or held out")
+    held_out: float = _setting(0.2, "share of every class to judge by, where pictures have labels and no val/")
+    size_px: int = _setting(96, "side of the views")
+    short_side_px: int = _setting(160, "larger images are scaled down to this short side before they are cropped")
+    memory_cap_gb: float = _setting(2.0, "images beyond this are memory-mapped from disk")
+    store_cap_gb: float = _setting(64.0, "images beyond this, in memory or on disk, are left out at random")
+    store_dir: str = _setting("", "folder that keeps decoded images for the next run; empty: none")
+
+    backbone: str = _setting("alexnet", f"network that is trained: {', '.join(BACKBONES)}")
+    layer: str = _setting("", "layer that the method reads; empty: the last")
+    pixels_per_degree: float = _setting(28.0, "of its input when it is measured, as of the other models of lcl")
+    hidden_width: int = _setting(512, "units between the two layers of projector and predictor")
+    latent_width: int = _setting(128, "units of what is compared")
+
+    epochs: int = _setting(20, "passes over the images")
+    batch: int = _setting(64, "pictures per step, over all processes")
+    optimizer: str = _setting("adamw", f"one of {', '.join(OPTIMIZERS)}")
+    learning_rate: float = _setting(1e-3, "peak learning rate")
+    weight_decay: float = _setting(1e-2, "of weights; gains and offsets have none")
+    warmup_epochs: float = _setting(1.0, "epochs of linear warm-up, from 0, before the cosine")
+    keep: float = _setting(0.99, "share of the old target network that a step keeps at first; 1 at the end")
+    temperature: float = _setting(0.1, "that similarities are divided by")
+    photometric: str = _setting("byol", "photometric changes of the two views: byol, simclr, none")
+    least_area: float = _setting(0.08, "least share of a picture's area in a view")
+    aspect: float = _setting(4 / 3, "largest aspect ratio of a view")
+
+    judge_every: int = _setting(1, "epochs between accuracies on pictures with labels; 0: none")
+    judge_most: int = _setting(5000, "at most so many pictures with labels, of each kind, are judged")
+    precision: Literal["bf16", "float32"] = _setting("bf16", "of networks; losses are always float32")
+    device: str = _setting("auto", "auto, cpu, cuda, cuda:1, mps")
+    seed: int = _setting(0, "of weights, order and views of the images")
+    save_every: int = _setting(200, "steps between resumable states")
+    log_every: int = _setting(10, "steps between lines of metrics")
+    tensorboard: bool = _setting(False, "also write TensorBoard events (extra: track)")
+
+    def __post_init__(self) -> None:
+        _check_literals(self)
+        for name in ("size_px", "short_side_px", "memory_cap_gb", "store_cap_gb", "pixels_per_degree", "hidden_width"):
+            _check(name, getattr(self, name), lambda value: value > 0, "a positive number")
+        for name in ("latent_width", "epochs", "learning_rate", "temperature", "judge_most", "save_every", "log_every"):
+            _check(name, getattr(self, name), lambda value: value > 0, "a positive number")
+        for name in ("weight_decay", "warmup_epochs", "judge_every", "seed"):
+            _check(name, getattr(self, name), lambda value: value >= 0, "0 or more")
+        _check("batch", self.batch, lambda value: value >= 2, "at least 2")
+        _check("keep", self.keep, lambda value: 0 <= value <= 1, "a share from 0 to 1")
+        _check("held_out", self.held_out, lambda value: 0 < value < 1, "a share between 0 and 1")
+        _check("least_area", self.least_area, lambda value: 0 < value <= 1, "a share of more than 0")
+        _check("aspect", self.aspect, lambda value: value >= 1, "at least 1")
+        for name, choices in (("optimizer", OPTIMIZERS), ("backbone", BACKBONES)):
+            known = ", ".join(choices)
+            _check(name, getattr(self, name), lambda value, choices=choices: value in choices, f"one of {known}")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls: type[Settings], values: dict[str, Any]) -> Settings:
+        """Settings from plain values, as read from JSON.
+
+        Parameters
+        ----------
+        values : dict
+            Names and values; lists become tuples.
+
+        Returns
+        -------
+        MethodConfig
+            Of the class it is called on.
+
+        Raises
+        ------
+        ValueError
+            If a name is unknown.
+        """
+        return cls(**plain_settings(cls, values))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetConConfig(MethodConfig):
+    """Settings of DetCon (:mod:`vision_methods.detcon`).
+
+    Examples
+    --------
+    >>> DetConConfig(variant="S").samples
+    16
+    """
+
+    variant: Literal["B", "S"] = _setting("B", "B: momentum target and predictor; S: one network")
+    masks: str = _setting("fh", "fh, grid, whole, module:function, or a folder of PNG label maps named as the pictures")
+    fh_scale: float = _setting(1000.0, "fh: scale; larger gives fewer, larger segments")
+    fh_min_size: int = _setting(1000, "fh: least pixels of a segment")
+    grid_cells: int = _setting(5, "grid: cells along each side")
+    shuffle_masks: bool = _setting(False, "control: every picture has the masks of another")
+    mask_dir: str = _setting("", "folder that keeps masks for the next run; empty: none")
+    samples: int = _setting(16, "masks drawn from each view, with replacement")
+    pooling: Literal["hard", "soft"] = _setting("hard", "each cell belongs to one mask, or to masks by their share")
+    local_negatives: bool = _setting(True, "other masks of the same picture are negatives")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("fh_scale", "fh_min_size", "grid_cells", "samples"):
+            _check(name, getattr(self, name), lambda value: value > 0, "a positive number")
+
+
+def detcon_toy() -> DetConConfig:
+    """DetCon_B with FH masks on some thousand photographs, on a laptop.
+
+    Source: our own settings. Command: ``lcl train-method detcon --images FOLDER``. Hardware: 2 CPU cores. Time: a few
+    minutes. Expected: ``docs/methods-detcon.md``.
+    """
+    return DetConConfig()
+
+
+#: Presets by method and name.
+PRESETS: dict[str, dict[str, Callable[[], MethodConfig]]] = {"detcon": {"toy": detcon_toy}}
