@@ -55,6 +55,11 @@ class LabelledImages:
         """Some of the pictures, with all classes."""
         return LabelledImages(self.store.subset(indices), self.labels[indices], self.classes)
 
+    def divided(self, share: float, seed: int) -> tuple[LabelledImages, LabelledImages]:
+        """All but a share of every class, and that share (:func:`stratified`)."""
+        train, held = stratified(self.labels, share, seed)
+        return self.subset(train), self.subset(held)
+
 
 def open_labelled(source: str, *, classes: Sequence[str] | None = None, **options: Any) -> LabelledImages:
     """Decode labelled pictures once.
@@ -91,7 +96,37 @@ def open_labelled(source: str, *, classes: Sequence[str] | None = None, **option
     >>> found.classes, found.labels
     (('cat', 'dog'), array([0, 1]))
     """
-    store = open_images(source, **options)
+    return with_labels(open_images(source, **options), source, classes=classes)
+
+
+def with_labels(store: ImageStore, source: str, *, classes: Sequence[str] | None = None) -> LabelledImages:
+    """Decoded pictures with the labels that their source has.
+
+    Parameters
+    ----------
+    store : ImageStore
+        All of the source, or some.
+    source : str
+        What it was opened from.
+    classes : sequence of str, optional
+        As of :func:`open_labelled`.
+
+    Returns
+    -------
+    LabelledImages
+
+    Raises
+    ------
+    ValueError
+        As :func:`open_labelled`.
+
+    Examples
+    --------
+    >>> with_labels(open_images("builtin"), "builtin")
+    Traceback (most recent call last):
+        ...
+    ValueError: '...' in builtin has no label; expected one folder per class, or KEY.cls in shards.
+    """
     names = _label_names(str(source), store.names)
     if classes is None:
         found = set(names)
@@ -114,7 +149,7 @@ def _label_names(source: str, names: Sequence[str]) -> list[str]:
         return _hdf5_labels(file, names)
     if not file.is_dir():
         written = _shard_labels(source)
-        inside = [name.partition("/")[2] for name in names]
+        inside = [name.partition("/")[2] or name for name in names]
         return [
             written.get(name.rpartition(".")[0]) or _folder_of(member, source)
             for name, member in zip(names, inside, strict=True)
@@ -192,8 +227,7 @@ def train_and_validation(
     everything = open_labelled(source, **options)
     if validation:
         return everything, open_labelled(validation, classes=everything.classes, **options)
-    train, held = stratified(everything.labels, held_out, seed)
-    return everything.subset(train), everything.subset(held)
+    return everything.divided(held_out, seed)
 
 
 def stratified(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -296,7 +330,13 @@ def draw_crops(
 
 
 def cut(
-    store: ImageStore, index: np.ndarray, box: Tensor, size_px: int, pool: ThreadPoolExecutor | None = None
+    store: ImageStore,
+    index: np.ndarray,
+    box: Tensor,
+    size_px: int,
+    pool: ThreadPoolExecutor | None = None,
+    *,
+    mode: str = "bilinear",
 ) -> Tensor:
     """Cut a box out of each picture and scale it to a square, anti-aliased.
 
@@ -309,6 +349,7 @@ def cut(
     size_px : int
     pool : ThreadPoolExecutor, optional
         Does several pictures at a time.
+    mode : {"bilinear", "bicubic"}
 
     Returns
     -------
@@ -326,7 +367,7 @@ def cut(
         place, picture, (top, left, height, width) = job
         pixels = np.ascontiguousarray(store[picture][top : top + height, left : left + width].transpose(2, 0, 1))
         image = torch.from_numpy(pixels)[None]
-        scaled = F.interpolate(image, size=(size_px, size_px), mode="bilinear", antialias=True, align_corners=False)
+        scaled = F.interpolate(image, size=(size_px, size_px), mode=mode, antialias=True, align_corners=False)
         result[place] = scaled[0]
 
     jobs = zip(range(len(index)), index.tolist(), box.tolist(), strict=True)
