@@ -30,8 +30,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
+from lcl.optimizers import load_state_tensors, state_tensors
 from lcl.stages import StageChain
 from stimuli.files import replacing
 
@@ -145,6 +146,85 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise ValueError(f"{path} is damaged ({error}); restore it or train again.") from None
     check_format(path, metadata.pop("format", None))
     return tensors, metadata
+
+
+def write_training_state(
+    path: Path,
+    modules: Mapping[str, nn.Module],
+    optimisers: Mapping[str, torch.optim.Optimizer],
+    *,
+    position: int,
+    seconds: float,
+    **notes: str,
+) -> None:
+    """Write everything that changes during training, at once.
+
+    Parameters
+    ----------
+    path : Path
+    modules : mapping of str to Module
+        Networks by name.
+    optimisers : mapping of str to Optimizer
+        By name.
+    position : int
+        Steps done.
+    seconds : float
+        Time they took.
+    **notes : str
+        Whatever else is needed to go on.
+    """
+    tensors = {f"{name}/{key}": tensor for name, of in modules.items() for key, tensor in of.state_dict().items()}
+    for name, optimiser in optimisers.items():
+        tensors |= {f"optimiser/{name}/{key}": tensor for key, tensor in state_tensors(optimiser).items()}
+    write_tensors(path, tensors, {"position": str(position), "seconds": repr(seconds), **notes})
+
+
+def read_training_state(
+    path: Path, modules: Mapping[str, nn.Module], optimisers: Mapping[str, torch.optim.Optimizer]
+) -> tuple[int, float, dict[str, str]]:
+    """Put back what :func:`write_training_state` wrote.
+
+    Parameters
+    ----------
+    path : Path
+    modules, optimisers : mapping
+        Of the same names.
+
+    Returns
+    -------
+    position : int
+    seconds : float
+    notes : dict of str to str
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is damaged, of another format, or of other networks.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path, net = Path(tempfile.mkdtemp()) / "state.safetensors", nn.Linear(2, 2)
+    >>> write_training_state(path, {"net": net}, {}, position=3, seconds=1.5)
+    >>> read_training_state(path, {"net": nn.Linear(2, 2)}, {})
+    (3, 1.5, {})
+    """
+    tensors, notes = read_tensors(path)
+
+    def under(prefix: str) -> dict[str, Tensor]:
+        return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+    for name, module in modules.items():
+        try:
+            module.load_state_dict(under(f"{name}/"))
+        except RuntimeError as error:
+            reason = str(error).splitlines()[-1].strip()
+            raise ValueError(f"{path} is the state of another network ({reason}).") from None
+    for name, optimiser in optimisers.items():
+        load_state_tensors(optimiser, under(f"optimiser/{name}/"))
+    return int(notes.pop("position")), float(notes.pop("seconds")), notes
 
 
 def check_format(path: Path, number: Any) -> None:

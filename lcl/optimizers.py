@@ -119,7 +119,7 @@ def optimizer(
     return OPTIMIZERS[name](groups, learning_rate)
 
 
-def learning_rate_factor(step: int, steps: int, warmup: int) -> float:
+def learning_rate_factor(step: int, steps: int, warmup: int, *, from_zero: bool = False) -> float:
     """Linear warm-up, then half a cosine down to 0 at the last step.
 
     Parameters
@@ -128,6 +128,8 @@ def learning_rate_factor(step: int, steps: int, warmup: int) -> float:
         This step, from 0, and their number.
     warmup : int
         Steps of warm-up.
+    from_zero : bool
+        The first step of the warm-up has rate 0, not the first part of the peak.
 
     Returns
     -------
@@ -140,7 +142,7 @@ def learning_rate_factor(step: int, steps: int, warmup: int) -> float:
     [0.5, 1.0, 1.0, 0.5, 0.024]
     """
     if step < warmup:
-        return (step + 1) / warmup
+        return (step + (not from_zero)) / warmup
     progress = (step - warmup) / max(steps - warmup, 1)
     return float(0.5 * (1 + torch.cos(torch.tensor(torch.pi * progress, dtype=torch.float64))))
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lcl import distributed
 from lcl.checkpoint import (
@@ -24,11 +24,12 @@ from lcl.checkpoint import (
     provenance,
     read_json,
     read_tensors,
+    read_training_state,
     write_json,
     write_tensors,
+    write_training_state,
 )
 from lcl.labelled_images import LabelledImages
-from lcl.optimizers import load_state_tensors, state_tensors
 from lcl.recognition import FRONT_ENDS, RecognitionNet, net_of, parse_front_end
 from lcl.recognition_config import RecognitionConfig
 from neural_fits.content import file_digest
@@ -165,25 +166,14 @@ def save_state(
     digests: dict[str, str],
 ) -> None:
     """Write everything that changes during training, at once."""
-    tensors = {f"net/{name}": tensor for name, tensor in net.state_dict().items()}
-    tensors |= {f"projection/{name}": tensor for name, tensor in projection.state_dict().items()}
-    for name, optimiser in optimisers.items():
-        tensors |= {f"optimiser/{name}/{key}": tensor for key, tensor in state_tensors(optimiser).items()}
-    metadata = {"position": str(position), "seconds": repr(seconds), "frozen": json.dumps(digests)}
-    write_tensors(path, tensors, metadata)
+    modules: dict[str, nn.Module] = {"net": net, "projection": projection}
+    write_training_state(path, modules, optimisers, position=position, seconds=seconds, frozen=json.dumps(digests))
 
 
 def load_state(
     path: Path, net: RecognitionNet, projection: nn.Module, optimisers: Mapping[str, torch.optim.Optimizer]
 ) -> tuple[int, float, dict[str, str]]:
     """Put back what :func:`save_state` wrote; gives the steps done, the seconds they took and the frozen digests."""
-    tensors, metadata = read_tensors(path)
-
-    def under(prefix: str) -> dict[str, Tensor]:
-        return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-    net.load_state_dict(under("net/"))
-    projection.load_state_dict(under("projection/"))
-    for name, optimiser in optimisers.items():
-        load_state_tensors(optimiser, under(f"optimiser/{name}/"))
-    return int(metadata["position"]), float(metadata["seconds"]), json.loads(metadata["frozen"])
+    modules: dict[str, nn.Module] = {"net": net, "projection": projection}
+    position, seconds, notes = read_training_state(path, modules, optimisers)
+    return position, seconds, json.loads(notes["frozen"])

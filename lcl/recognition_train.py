@@ -48,6 +48,8 @@ from lcl.train import (
     counter_generator,
     log_file,
     plan,
+    refuse_to_overwrite,
+    shuffled_batch,
     stop_requests,
     trim_metrics,
 )
@@ -121,10 +123,8 @@ class Batches:
 
     def __call__(self, step: int, view: int = 0) -> tuple[Tensor, Tensor, CropParameters, float]:
         """Crops (uint8), labels, photometric parameters and the share of the picture in its mixture."""
-        epoch, place = divmod(step, self.per_epoch)
-        seed, size = self.config.seed, self.config.batch
-        order = torch.randperm(len(self.images), generator=counter_generator(seed, 0, epoch)).numpy()
-        index = order[place * size : (place + 1) * size]
+        seed = self.config.seed
+        index = shuffled_batch(len(self.images), self.config.batch, seed=seed, step=step)
         sizes = self.images.store.sizes[index]
         generator = counter_generator(seed, 1 + view, step)
         config = self.config
@@ -295,10 +295,8 @@ def train_recognition(
     """
     device, main = choose_device(config.device), distributed.rank() == 0
     say = say if main else (lambda line: None)
-    if not resume and run.exists() and any(run.iterdir()):
-        raise FileExistsError(
-            f"{run} is not empty; choose another --out, or go on with `lcl recognize train --resume {run}`."
-        )
+    if not resume:
+        refuse_to_overwrite(run, "lcl recognize train")
     kind, source = parse_front_end(config.front_end)
     front = build_front_end(kind, source, seed=config.seed)
     check_size(front, config)
@@ -341,17 +339,11 @@ def train_recognition(
                 net.freeze(frozen)
                 digests = digests or net.frozen_digests()
             rate = config.learning_rate * learning_rate_factor(step, phase.steps, warmup)
-            for group in phase.optimiser.param_groups:
-                group["lr"] = rate * group["relative"]
-
             net.train()
             with randomness(config.seed, position, device):
                 loss = phase.loss(prefetch.get(position))
-            phase.optimiser.zero_grad()
-            loss.backward()
-            distributed.sum_gradients(p for group in phase.optimiser.param_groups for p in group["params"])
-            check_finite(loss, name, step, every=1 if device.type == "cpu" else config.log_every)
-            phase.optimiser.step()
+            check = device.type == "cpu" or step % config.log_every == 0
+            descend(loss, phase.optimiser, rate, name=name, step=step, check=check)
 
             done, stopping = position + 1, stop.requested(device)
             bar.update(1)
@@ -375,6 +367,38 @@ def train_recognition(
         write_results(run, config, net, {"seconds": time.perf_counter() - started, **found})
     distributed.barrier()
     return net.eval()
+
+
+def descend(loss: Tensor, optimiser: torch.optim.Optimizer, rate: float, *, name: str, step: int, check: bool) -> None:
+    """One step of an optimiser against the gradient of a loss, of which every process has its share.
+
+    Parameters
+    ----------
+    loss : Tensor
+        This process's share; the shares sum to the loss of the whole batch.
+    optimiser : torch.optim.Optimizer
+        From :func:`lcl.optimizers.optimizer`.
+    rate : float
+        Learning rate of this step.
+    name : str
+        Of what is trained, for the error.
+    step : int
+    check : bool
+        Stop on a loss that is not finite, before it reaches the weights.
+
+    Raises
+    ------
+    FloatingPointError
+        If the loss is NaN or infinite.
+    """
+    for group in optimiser.param_groups:
+        group["lr"] = rate * group["relative"]
+    optimiser.zero_grad()
+    loss.backward()
+    distributed.sum_gradients(p for group in optimiser.param_groups for p in group["params"])
+    if check:
+        check_finite(loss, name, step)
+    optimiser.step()
 
 
 def check_size(front: StageChain, config: RecognitionConfig) -> None:
@@ -429,7 +453,7 @@ def logits_of(net: nn.Module, pictures: Tensor, precision: str, device: torch.de
         return net(pictures.contiguous(memory_format=torch.channels_last)).float().cpu()
 
 
-def check_finite(loss: Tensor, name: str, step: int, *, every: int) -> None:
+def check_finite(loss: Tensor, name: str, step: int) -> None:
     """Stop on a loss that is not finite, before it reaches the weights.
 
     Raises
@@ -437,7 +461,7 @@ def check_finite(loss: Tensor, name: str, step: int, *, every: int) -> None:
     FloatingPointError
         If the loss is NaN or infinite.
     """
-    if step % every == 0 and not bool(torch.isfinite(loss)):
+    if not bool(torch.isfinite(loss)):
         raise FloatingPointError(
             f"The loss of {name} is {float(loss.detach())} at step {step}; lower --learning-rate, or use --precision "
             "float32. The last saved state is from before."

@@ -26,11 +26,20 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from lcl import distributed
-from lcl.checkpoint import FORMAT, command_line, provenance, read_json, read_tensors, write_json, write_tensors
+from lcl.checkpoint import (
+    FORMAT,
+    command_line,
+    provenance,
+    read_json,
+    read_training_state,
+    write_json,
+    write_tensors,
+    write_training_state,
+)
 from lcl.config import Config
 from lcl.images import ImageStore, open_images
 from lcl.objective import READOUTS, Loss, barlow_twins, decorrelation_weight, projector
-from lcl.optimizers import learning_rate_factor, load_state_tensors, optimizer, state_tensors
+from lcl.optimizers import learning_rate_factor, optimizer
 from lcl.receptive_field import map_side, patch_side
 from lcl.stages import Stage, StageChain
 from lcl.views import (
@@ -493,8 +502,8 @@ def train(
     device = choose_device(config.device)
     main = distributed.rank() == 0
     say = say if main else (lambda line: None)
-    if not resume and run.exists() and any(run.iterdir()):
-        raise FileExistsError(f"{run} is not empty; choose another --out, or go on with `lcl train --resume {run}`.")
+    if not resume:
+        refuse_to_overwrite(run)
     model = build(config).to(device=device)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     store = store or open_store(config, model, progress=progress and main)
@@ -570,6 +579,46 @@ def train(
         write_tensors(run / "weights.safetensors", state)
     distributed.barrier()
     return model
+
+
+def refuse_to_overwrite(run: Path, command: str = "lcl train") -> None:
+    """Refuse a run folder that holds something.
+
+    Raises
+    ------
+    FileExistsError
+        If it does.
+
+    Examples
+    --------
+    >>> refuse_to_overwrite(Path("no-such-run"))
+    """
+    if run.exists() and any(run.iterdir()):
+        raise FileExistsError(f"{run} is not empty; choose another --out, or go on with `{command} --resume {run}`.")
+
+
+def shuffled_batch(count: int, batch: int, *, seed: int, step: int) -> np.ndarray:
+    """Numbers of the images of a step: every epoch goes once through all images in an order of its own.
+
+    Parameters
+    ----------
+    count, batch : int
+        Images, and images per step; those that do not fill a last batch wait for another epoch.
+    seed, step : int
+        What is drawn depends on these alone.
+
+    Returns
+    -------
+    ndarray of int, (batch,)
+
+    Examples
+    --------
+    >>> sorted(np.concatenate([shuffled_batch(6, 2, seed=0, step=step) for step in range(3)]).tolist())
+    [0, 1, 2, 3, 4, 5]
+    """
+    epoch, place = divmod(step, count // batch)
+    order = torch.randperm(count, generator=counter_generator(seed, 0, epoch)).numpy()
+    return order[place * batch : (place + 1) * batch]
 
 
 def make_learners(
@@ -823,29 +872,22 @@ def read_config(run: Path) -> tuple[Config, dict[str, Any]]:
     return Config.from_dict(everything["config"]), everything
 
 
+def _parts(
+    model: StageChain, learners: dict[str, Learner]
+) -> tuple[dict[str, nn.Module], dict[str, torch.optim.Optimizer]]:
+    """Networks and optimisers of a run by name."""
+    projections = {f"projection/{name}": learner.projection for name, learner in learners.items()}
+    return {"model": model, **projections}, {name: learner.optimiser for name, learner in learners.items()}
+
+
 def save_state(path: Path, model: StageChain, learners: dict[str, Learner], position: int, seconds: float) -> None:
     """Write everything that changes during training, at once."""
-    tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
-    for name, learner in learners.items():
-        for key, tensor in learner.projection.state_dict().items():
-            tensors[f"projection/{name}/{key}"] = tensor
-        for key, tensor in state_tensors(learner.optimiser).items():
-            tensors[f"optimiser/{name}/{key}"] = tensor
-    write_tensors(path, tensors, {"position": str(position), "seconds": repr(seconds)})
+    write_training_state(path, *_parts(model, learners), position=position, seconds=seconds)
 
 
 def load_state(path: Path, model: StageChain, learners: dict[str, Learner]) -> tuple[int, float]:
     """Put back what :func:`save_state` wrote; gives the number of steps done and the seconds they took."""
-    tensors, metadata = read_tensors(path)
-
-    def under(prefix: str) -> dict[str, Tensor]:
-        return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-    model.load_state_dict(under("model/"))
-    for name, learner in learners.items():
-        learner.projection.load_state_dict(under(f"projection/{name}/"))
-        load_state_tensors(learner.optimiser, under(f"optimiser/{name}/"))
-    return int(metadata["position"]), float(metadata["seconds"])
+    return read_training_state(path, *_parts(model, learners))[:2]
 
 
 def trim_metrics(path: Path, position: int) -> None:
