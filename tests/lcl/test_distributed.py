@@ -12,7 +12,15 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from lcl.distributed import barrier, process_group, rank, sum_gradients, sum_over_processes, world_size
+from lcl.distributed import (
+    barrier,
+    gather_over_processes,
+    process_group,
+    rank,
+    sum_gradients,
+    sum_over_processes,
+    world_size,
+)
 from lcl.objective import READOUTS, barlow_twins, correlation
 from lcl.stages import Stage
 
@@ -60,6 +68,13 @@ def probe():
     mine.requires_grad_()
     total = sum_over_processes(mine)
     (total.square().sum() / world_size()).backward()
+    rows = (torch.arange(6.0).view(3, 2) + 10 * rank())[: 2 + rank()].requires_grad_()
+    gathered = gather_over_processes(rows)
+    # A share of the loss that differs between processes: each weighs all rows in a way of its own.
+    (gathered.square() * torch.tensor([1.0, 10.0][rank()])).sum().backward()
+    assert rows.grad is not None
+    one_sided = gather_over_processes(torch.arange(3.0)[: 3 * rank()])
+    flags = gather_over_processes(torch.tensor([[True, False]]) if rank() else torch.tensor([[False, False]]))
     held, without = nn.Parameter(torch.zeros(2, 3)), nn.Parameter(torch.zeros(2))
     other = nn.Parameter(torch.zeros(3, 2).T)
     held.grad = torch.arange(6.0).view(2, 3) * (rank() + 1)
@@ -74,6 +89,10 @@ def probe():
         "world": np.array([world_size(), rank()]),
         "total": total.detach().numpy(),
         "gradient": mine.grad.numpy(),
+        "gathered": gathered.detach().numpy(),
+        "gathered gradient": rows.grad.numpy(),
+        "one-sided": one_sided.numpy(),
+        "flags": flags.numpy(),
         "held": held.grad.numpy(),
         "other": other.grad.numpy(),
         "constant": constant.numpy(),
@@ -165,6 +184,17 @@ def test_sums_and_their_gradients(two):
         np.testing.assert_array_equal(found["other"], 11 * np.arange(6).reshape(3, 2).T)
 
 
+def test_rows_of_all_processes_and_their_gradients(two):
+    everything = np.array([[0, 1], [2, 3], [10, 11], [12, 13], [14, 15]])
+    for number, own in ((0, slice(0, 2)), (1, slice(2, 5))):
+        found = two("probe", number)
+        np.testing.assert_array_equal(found["gathered"], everything)
+        # d (sum of both shares) / d own rows = 2 (1 + 10) row.
+        np.testing.assert_array_equal(found["gathered gradient"], 22 * everything[own])
+        np.testing.assert_array_equal(found["one-sided"], [0, 1, 2])
+        np.testing.assert_array_equal(found["flags"], [[False, False], [True, False]])
+
+
 def test_a_feature_constant_on_all_processes_has_no_correlation(two):
     for number in (0, 1):
         np.testing.assert_allclose(two("probe", number)["constant"], [[0, 0], [0, 1]], atol=1e-6)
@@ -174,6 +204,9 @@ def test_one_process_needs_no_group():
     assert (world_size(), rank()) == (1, 0)
     values = torch.ones(3, requires_grad=True)
     assert sum_over_processes(values) is values
+    assert gather_over_processes(values) is values
+    with pytest.raises(ValueError, match="without an axis"):
+        gather_over_processes(torch.tensor(1.0))
     barrier()
     with process_group():
         assert not dist.is_initialized()
