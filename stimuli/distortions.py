@@ -156,7 +156,7 @@ def uniform_noise(
         Half width of the noise.
     seed : int
     contrast_percent : float
-        Of the picture under the noise (:func:`contrast`); 30 in the experiments.
+        Of the picture under the noise (:func:`contrast`); 30 in the experiments (Geirhos et al. 2018, authors' code).
     clip : bool
 
     Returns
@@ -190,7 +190,7 @@ def salt_and_pepper(images: ArrayLike, level: float, seed: int = 0, *, contrast_
         Probability that a pixel is replaced.
     seed : int
     contrast_percent : float
-        Of the picture under the noise.
+        Of the picture under the noise; 30 in the experiments (Geirhos et al. 2018, authors' code).
 
     Returns
     -------
@@ -703,7 +703,8 @@ DISTORTIONS: dict[str, Callable[..., Images]] = {
 
 _REACH = (1, 2, 4, 8, 16, 32, 64, 128)
 
-#: Levels of each: those of the experiments, from none to most; the last four are ours.
+#: Levels of each, from none to most: those of the experiments; of salt-and-pepper (in none of the 17 experiments) those in
+#: the authors' code; the last three are ours.
 LEVELS: dict[str, tuple] = {
     "colour": ("cr", "bw"),
     "contrast": (100, 50, 30, 15, 10, 5, 3, 1),
