@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from lcl.images import ImageStore, _count, _reasons, open_images
+from lcl.labelled_images import LabelledImages
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +101,28 @@ class ClipStore:
             raise IndexError(f"The clips are numbered 0 to {len(self) - 1}; {chosen.min()}..{chosen.max()} is asked.")
         starts, ends = self.starts[chosen].tolist(), self.starts[chosen + 1].tolist()
         return self._of_frames([np.arange(*span) for span in zip(starts, ends, strict=True)], chosen)
+
+    def by_clip(self, classes: Sequence[str] | None = None) -> LabelledImages:
+        """Frames as pictures whose label is their clip.
+
+        Parameters
+        ----------
+        classes : sequence of str, optional
+            Names of clips, the store's own among them, in the order of their numbers; the store's own without it.
+
+        Returns
+        -------
+        LabelledImages
+
+        Examples
+        --------
+        >>> clips = clips_of_arrays([np.zeros((n, 8, 8, 3), np.uint8) for n in (2, 3)], fps=10)
+        >>> clips.subset([1]).by_clip(clips.names).labels.tolist()
+        [1, 1, 1]
+        """
+        classes = tuple(classes or self.names)
+        number = {name: i for i, name in enumerate(classes)}
+        return LabelledImages(self.frames, np.array([number[n] for n in self.names])[self.clip_of_frame], classes)
 
     def divided_in_time(self, share: float) -> tuple[ClipStore, ClipStore]:
         """The first frames of every clip, and its last ones: the same clips, at other moments.
