@@ -703,7 +703,7 @@ DISTORTIONS: dict[str, Callable[..., Images]] = {
 
 _REACH = (1, 2, 4, 8, 16, 32, 64, 128)
 
-#: Levels of each, from none to most: those of the experiments; of salt-and-pepper (in none of the 17 experiments) those in
+#: Levels of each, from none to most: those of the experiments; of salt-and-pepper, which is in none of the 17, those in
 #: the authors' code; the last three are ours.
 LEVELS: dict[str, tuple] = {
     "colour": ("cr", "bw"),
