@@ -32,7 +32,7 @@ from lcl.labelled_images import cut, draw_crops
 #: ITU-R BT.601.
 LUMA = (0.299, 0.587, 0.114)
 #: Values of a batch that are worked on at a time on a CPU, so that they stay in its cache.
-CHUNK_VALUES = 1 << 18
+CHUNK_VALUES = 1 << 19
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -352,9 +352,12 @@ def hue(images: Tensor, turns: Tensor) -> Tensor:
     value, chroma = _value_and_chroma(images)
     red, green, blue = images.split(1, 1)
     share = 1 / chroma.clamp(min=1e-12)
-    # Sixths of a turn from red; a pixel without chroma stays grey whatever comes out.
-    other = torch.where(green == value, (blue - red) * share + 2, (red - green) * share + 4)
-    sixths = (torch.where(red == value, (green - blue) * share, other) + _each(6 * turns)).remainder_(6)
+    # Sixths of a turn from red, by which colour is the largest (lerp with 0 or 1: on a CPU many times faster than
+    # where); a pixel without chroma stays grey whatever comes out.
+    from_green, from_blue = ((blue - red) * share).add_(2), ((red - green) * share).add_(4)
+    other = torch.lerp(from_green, from_blue, (value - green).sign_())
+    sixths = torch.lerp((green - blue) * share, other, (value - red).sign_()).add_(_each(6 * turns))
+    sixths -= 6 * (sixths / 6).floor_()
     # Every colour is the value but around its complement: cyan at 3 sixths, magenta at 5 (and -1), yellow at 1 (and 7).
     away = ((sixths - 3).abs_(), torch.minimum((sixths - 5).abs_(), sixths + 1))
     away = (*away, torch.minimum((sixths - 1).abs_(), 7 - sixths))
@@ -405,7 +408,7 @@ def solarise(images: Tensor) -> Tensor:
     >>> solarise(torch.tensor([0.25, 0.5, 1.0]))
     tensor([0.2500, 0.5000, 0.0000])
     """
-    return torch.where(images < 0.5, images, 1 - images)
+    return torch.minimum(images, 1 - images)
 
 
 #: The jitters, in the order of their numbers in :attr:`Views.order`; each is of images and an amount per picture.
@@ -469,7 +472,7 @@ def _change(images: Tensor, views: Views) -> None:
         if len(rows):
             amounts = () if amount is None else (amount[rows].to(images.device, non_blocking=True),)
             rows = rows.to(images.device, non_blocking=True)
-            images[rows] = operation(images[rows], *amounts)
+            images.index_copy_(0, rows, operation(images.index_select(0, rows), *amounts))
 
     apply(views.flip, lambda each: each.flip(3))
     for place in range(len(JITTERS)):
