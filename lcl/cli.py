@@ -59,12 +59,16 @@ def one_of(names: Sequence[str]) -> Callable[[str], str]:
     return parse
 
 
-def add_settings(parser: argparse.ArgumentParser, kind: Any = None) -> None:
-    """One option per field of a configuration (of `lcl train` by default), derived from its type and line of prose."""
+def add_settings(parser: argparse.ArgumentParser, config: Any = None, preset: str = "quick") -> None:
+    """One option per field of a configuration, derived from its type and line of prose.
+
+    The configuration has the values of the preset that is named; without one it is that of `lcl train`.
+    """
     from lcl.config import Config, parse_value
     from lcl.views import Deformation
 
-    kind = kind or Config
+    config = config or Config()
+    kind = type(config)
 
     def typed(kind: Any) -> Callable[[str], Any]:
         def parse(text: str) -> Any:
@@ -75,16 +79,16 @@ def add_settings(parser: argparse.ArgumentParser, kind: Any = None) -> None:
 
         return parse
 
-    settings = parser.add_argument_group(
-        "settings", "Where a preset gives several values, one per stage, give one for all stages or a list: 1500,500."
-    )
+    lists = "Where a preset gives several values, one per stage, give one for all stages or a list: 1500,500."
+    settings = parser.add_argument_group("settings", lists if kind is Config else None)
     kinds = get_type_hints(kind)
     for field in dataclasses.fields(kind):
         if field.name == "deformation":
             continue
         option = "--" + field.name.replace("_", "-")
-        shown = ",".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
-        about = f"{field.metadata['about']} (quick: {shown!s})".replace("%", "%%")
+        value = getattr(config, field.name)
+        shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
+        about = f"{field.metadata['about']} ({preset}: {shown!s})".replace("%", "%%")
         if kinds[field.name] is bool:
             settings.add_argument(option, action=argparse.BooleanOptionalAction, default=None, help=about)
         else:
@@ -94,10 +98,9 @@ def add_settings(parser: argparse.ArgumentParser, kind: Any = None) -> None:
     views = parser.add_argument_group(
         "deformations", "Largest displacement in receptive fields, or photometric amplitude; see lcl.views.Deformation."
     )
-    standard = next(f.default for f in dataclasses.fields(Config) if f.name == "deformation")
     for field in dataclasses.fields(Deformation):
         option = "--" + field.name.replace("_", "-")
-        about = f"(quick: {getattr(standard, field.name)})"
+        about = f"(quick: {getattr(config.deformation, field.name)})"
         views.add_argument(option, type=typed(float), metavar="VALUE", help=about)
 
 
@@ -140,11 +143,38 @@ def finish(run: Path, config: Any, model: Any, store: Any, seconds: float) -> No
     print(f"Report: {report}")
 
 
+def loaders() -> dict[str, Callable[..., Any]]:
+    """What reads runs that `lcl.measure` cannot know, by their kind."""
+    from vision_methods.method_run import KIND, method_model
+
+    return {KIND: method_model}
+
+
+def reports() -> dict[str, Callable[[Path], Path]]:
+    """What writes the report of a run, by its kind; that of `lcl train` has none."""
+    from lcl.recognition_report import write_recognition_report
+    from lcl.report import write_report
+    from vision_methods.method_report import write_method_report
+    from vision_methods.method_run import KIND
+
+    return {"": write_report, "recognition": write_recognition_report, KIND: write_method_report}
+
+
+def write_any_report(run: Path) -> Path:
+    """Write the report of a run of whatever kind."""
+    from lcl.checkpoint import read_json
+
+    kind, known = read_json(run / "config.json").get("kind", ""), reports()
+    if kind not in known:
+        raise ValueError(f"{run} is a run of kind {kind!r}, which this version does not know.")
+    return known[kind](run)
+
+
 def train(arguments: argparse.Namespace) -> None:
     """`lcl train`."""
     from lcl import distributed
     from lcl.checkpoint import read_tensors
-    from lcl.train import build, choose_device, open_store, read_config
+    from lcl.train import build, choose_device, open_store, read_config, refuse_to_overwrite
     from lcl.train import train as train_model
 
     if arguments.resume:
@@ -169,10 +199,8 @@ def train(arguments: argparse.Namespace) -> None:
     with distributed.process_group():
         main = distributed.rank() == 0
         device = choose_device(config.device)
-        if not arguments.resume and run.exists() and any(run.iterdir()):
-            raise FileExistsError(
-                f"{run} is not empty; choose another --out, or go on with `lcl train --resume {run}`."
-            )
+        if not arguments.resume:
+            refuse_to_overwrite(run)
         store = open_store(config, build(config), progress=arguments.progress and main)
         model = train_model(
             config,
@@ -247,7 +275,7 @@ def fit(arguments: argparse.Namespace) -> None:
     from lcl import measure
     from neural_fits.datasets import load
 
-    models = measure.named_models(arguments.models, seed=arguments.seed)
+    models = measure.named_models(arguments.models, seed=arguments.seed, loaders=loaders())
     recording = load(arguments.data)
     for text in arguments.neurons or ():
         recording = recording.select(neurons=measure.rows_where(recording, "neuron", text))
@@ -290,7 +318,7 @@ def fit(arguments: argparse.Namespace) -> None:
     from lcl.checkpoint import command_line
 
     sections = measure.write_fits(tables, out, command=command_line())
-    report = measure.publish(sections, out, run=None if arguments.out else run, name=name)
+    report = measure.publish(sections, out, run=None if arguments.out else run, name=name, report=write_any_report)
     print(f"Tables and figures: {out}\nReport: {report}")
 
 
@@ -390,7 +418,7 @@ def properties(arguments: argparse.Namespace) -> None:
     from lcl.checkpoint import command_line
     from lcl.properties import measure_modulation, measure_tuning, texture_set, write_properties
 
-    kind, models = arguments.command, measure.named_models(arguments.models, seed=arguments.seed)
+    kind, models = arguments.command, measure.named_models(arguments.models, seed=arguments.seed, loaders=loaders())
     run = Path(arguments.models[0]) if measure.is_run(arguments.models[0]) else None
     out = arguments.out or (run / kind if run else None)
     if out is None:
@@ -414,7 +442,7 @@ def properties(arguments: argparse.Namespace) -> None:
             models, n_sized=arguments.n_sized, n_phases=arguments.n_phases, progress=arguments.progress, **shared
         )
     sections = write_properties(out, tuning_tables=tuned, modulation_tables=modulated, command=command_line())
-    report = measure.publish(sections, out, run=None if arguments.out else run, name=kind)
+    report = measure.publish(sections, out, run=None if arguments.out else run, name=kind, report=write_any_report)
     print(f"Tables and figures: {out}\nReport: {report}")
 
 
@@ -427,7 +455,7 @@ def straighten(arguments: argparse.Namespace) -> None:
     from neural_fits.datasets import henaff2021
     from neural_fits.figures_straightening import straightening_lines
 
-    models = measure.named_models(arguments.models, seed=arguments.seed)
+    models = measure.named_models(arguments.models, seed=arguments.seed, loaders=loaders())
     recording = henaff2021.load(arguments.data)
     table = measure_straightening(
         models,
@@ -454,7 +482,7 @@ def align(arguments: argparse.Namespace) -> None:
     from lcl.align import people_trials
     from lcl.checkpoint import command_line
 
-    models = measure.named_models(arguments.models, seed=arguments.seed)
+    models = measure.named_models(arguments.models, seed=arguments.seed, loaders=loaders())
     under = [name for name in (arguments.distortions or "").split(",") if name]
     cues = bool(arguments.stimuli or arguments.decisions or not under)
     if cues and not arguments.trials:
@@ -634,6 +662,63 @@ def recognize_evaluate(
     print(f"Report: {report}")
 
 
+def methods(arguments: argparse.Namespace) -> None:
+    """`lcl methods`."""
+    import inspect
+
+    from vision_methods.config import PRESETS
+    from vision_methods.methods import METHODS
+
+    for name, method in METHODS.items():
+        print(f"{name}\n{'-' * len(name)}\n{method.about}. Page: docs/{method.page}\n")
+        for preset, make in PRESETS[name].items():
+            print(f"{preset}: {inspect.getdoc(make)}\n")
+
+
+def train_method(arguments: argparse.Namespace) -> None:
+    """`lcl train-method`."""
+    from lcl import distributed
+    from vision_methods.config import PRESETS
+    from vision_methods.method_report import write_method_report
+    from vision_methods.method_run import read_method_config
+    from vision_methods.methods import METHODS
+    from vision_methods.train import train_method as train_model
+
+    name = getattr(arguments, "method", None)
+    if name is None:
+        raise ValueError(f"say which method: {', '.join(METHODS)} (see `lcl methods`).")
+    given = {f.name: getattr(arguments, f.name) for f in dataclasses.fields(METHODS[name].config)}
+    given = {name: value for name, value in given.items() if value is not None}
+    run, preset = arguments.resume, arguments.preset or "toy"
+    if run:
+        if given or arguments.out or arguments.preset:
+            wrong = next(iter(given), "out" if arguments.out else "preset").replace("_", "-")
+            raise ValueError(f"--{wrong} cannot be changed on --resume: a run goes on with its own settings.")
+        trained, config, everything = read_method_config(run)
+        if trained != name:
+            raise ValueError(f"{run} is a run of {trained}; go on with `lcl train-method {trained} --resume {run}`.")
+        preset = everything.get("preset", "")
+        if (run / "weights.safetensors").exists():
+            print(f"{run} is finished; `lcl show {run}` draws its report again.")
+            return
+    else:
+        config = dataclasses.replace(PRESETS[name][preset](), **given)
+        run = arguments.out or Path("runs") / f"{name}-{preset}-{time.strftime('%Y%m%d-%H%M%S')}"
+    with distributed.process_group():
+        train_model(
+            name,
+            config,
+            run,
+            resume=bool(arguments.resume),
+            preset=preset,
+            progress=arguments.progress,
+            say=functools.partial(print, flush=True),
+        )
+        if distributed.rank() == 0:
+            print(f"Report: {write_method_report(run)}")
+        distributed.barrier()
+
+
 def submit(arguments: argparse.Namespace) -> None:
     """`lcl submit`."""
     from lcl.submit import BIBTEX, check_plugin, write_plugin
@@ -671,13 +756,7 @@ def submit(arguments: argparse.Namespace) -> None:
 
 def show(arguments: argparse.Namespace) -> None:
     """`lcl show`."""
-    from lcl.recognition_run import is_recognition_run
-
-    if is_recognition_run(arguments.run):
-        from lcl.recognition_report import write_recognition_report as write_report
-    else:
-        from lcl.report import write_report
-    print(f"Report: {write_report(arguments.run)}")
+    print(f"Report: {write_any_report(arguments.run)}")
 
 
 def parser() -> tuple[Parser, dict[str, Parser]]:
@@ -879,7 +958,39 @@ def parser() -> tuple[Parser, dict[str, Parser]]:
     added.add_argument("--distortions", metavar="NAME,...", help="by default eight of Geirhos et al. (2021)")
     added.add_argument("--rule", metavar="NAME", help="levels that count: undistorted (default), geirhos2021, none")
     added.add_argument("--progress", action=argparse.BooleanOptionalAction, default=True, help="progress bars")
-    add_settings(added, RecognitionConfig)
+    add_settings(added, RecognitionConfig())
+
+    from vision_methods.config import PRESETS as METHOD_PRESETS
+    from vision_methods.methods import METHODS
+
+    command("methods", methods, "List the comparison methods and their presets.", "  lcl methods")
+    added = command(
+        "train-method",
+        train_method,
+        "Train a comparison method; its run folder is a model for `lcl fit`, `lcl properties` and the others.",
+        "".join(f"  lcl train-method {name} --images ~/photographs --out runs/{name}\n" for name in METHODS)
+        + "  lcl train-method detcon --help                  (the settings of a method)",
+    )
+    of_method = added.add_subparsers(title="methods", metavar="METHOD")
+    for name, method in METHODS.items():
+        start = f"  lcl train-method {name}"
+        own = of_method.add_parser(
+            name,
+            help=method.about,
+            description=f"{method.about}. More: docs/{method.page}.",
+            epilog=f"examples:\n{start} --images ~/photographs-by-class --out runs/{name}\n"
+            f"{start} --images ~/photographs --epochs 5 --seed 1\n"
+            f"{start} --resume runs/{name}\n"
+            f"  torchrun --nproc-per-node 4 -m lcl.cli train-method {name} --preset paper --images imagenet/train",
+        )
+        own.set_defaults(method=name, command=f"train-method {name}")
+        parsers[f"train-method {name}"] = own
+        known = list(METHOD_PRESETS[name])
+        own.add_argument("--preset", type=one_of(known), help=f"{', '.join(known)} (default: toy)")
+        own.add_argument("--out", type=Path, metavar="RUN", help="run folder to make (default: runs/NAME-DATE-TIME)")
+        own.add_argument("--resume", type=Path, metavar="RUN", help="go on with an interrupted run")
+        own.add_argument("--progress", action=argparse.BooleanOptionalAction, default=True, help="progress bars")
+        add_settings(own, METHOD_PRESETS[name]["toy"](), "toy")
 
     command("presets", presets, "List the presets: source, command, hardware, time, expected result.", "  lcl presets")
     added = command(
@@ -1021,9 +1132,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     top, parsers = parser()
     # A misspelt option is answered before its value could be taken for something else.
-    if argv and argv[0] in parsers:
-        known = {option for action in parsers[argv[0]]._actions for option in action.option_strings}
-        parsers[argv[0]].refuse_unknown([a for a in argv if a.startswith("--") and a.split("=")[0] not in known])
+    chosen = parsers.get(" ".join(argv[:2])) or parsers.get("".join(argv[:1]))
+    if chosen:
+        known = {option for action in chosen._actions for option in action.option_strings}
+        chosen.refuse_unknown([a for a in argv if a.startswith("--") and a.split("=")[0] not in known])
     arguments, unknown = top.parse_known_args(argv)
     name = getattr(arguments, "command", None)
     (parsers[name] if name else top).refuse_unknown(unknown)

@@ -3,7 +3,7 @@
 import csv
 import inspect
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-from lcl.checkpoint import load
+from lcl.checkpoint import load, read_json
 from lcl.report import name_table, page, picture, section, write_report
 from lcl.stages import StageChain
 from neural_fits import figures
@@ -28,7 +28,9 @@ from stimuli.files import replacing
 INPUT_PX = 224
 
 
-def named_model(name: str, *, seed: int = 0) -> VisionModel:
+def named_model(
+    name: str, *, seed: int = 0, loaders: Mapping[str, Callable[..., VisionModel]] | None = None
+) -> VisionModel:
     """Model that a name of the command line stands for.
 
     Parameters
@@ -39,6 +41,9 @@ def named_model(name: str, *, seed: int = 0) -> VisionModel:
         module or a :class:`neural_fits.vision_model.VisionModel`.
     seed : int
         Of ``untrained:``.
+    loaders : mapping of str to callable, optional
+        What reads run folders of other kinds than ``lcl train``'s, by the ``kind`` in their config.json: functions of
+        the folder and ``seed=``, as :func:`run_model`.
 
     Returns
     -------
@@ -58,7 +63,9 @@ def named_model(name: str, *, seed: int = 0) -> VisionModel:
     """
     kind, _, rest = name.partition(":")
     if kind == "untrained" and rest:
-        return run_model(rest, seed=seed) if is_run(rest) else untrained(named_model(rest, seed=seed), seed=seed)
+        if is_run(rest):
+            return run_model(rest, seed=seed, loaders=loaders)
+        return untrained(named_model(rest, seed=seed), seed=seed)
     if kind == "alexnet":
         if not rest:
             raise ValueError("alexnet needs its weights: give alexnet:FILE.npz (keys features.0.weight ...).")
@@ -66,7 +73,7 @@ def named_model(name: str, *, seed: int = 0) -> VisionModel:
     if name in BASELINES:
         return BASELINES[name]()
     if is_run(name):
-        return run_model(name)
+        return run_model(name, loaders=loaders)
     if rest and not Path(name).exists():
         return load_model(name)
     raise ValueError(
@@ -75,7 +82,9 @@ def named_model(name: str, *, seed: int = 0) -> VisionModel:
     )
 
 
-def named_models(names: Sequence[str], *, seed: int = 0) -> dict[str, VisionModel]:
+def named_models(
+    names: Sequence[str], *, seed: int = 0, loaders: Mapping[str, Callable[..., VisionModel]] | None = None
+) -> dict[str, VisionModel]:
     """Models by a short name each: their own; where two have the same, the end of what the user wrote that differs.
 
     Parameters
@@ -83,6 +92,7 @@ def named_models(names: Sequence[str], *, seed: int = 0) -> dict[str, VisionMode
     names : sequence of str
         As in :func:`named_model`.
     seed : int
+    loaders : mapping of str to callable, optional
 
     Returns
     -------
@@ -93,7 +103,7 @@ def named_models(names: Sequence[str], *, seed: int = 0) -> dict[str, VisionMode
     >>> list(named_models(["pixels", "gabor-energy"]))
     ['pixels', 'gabor-energy']
     """
-    models = [named_model(name, seed=seed) for name in names]
+    models = [named_model(name, seed=seed, loaders=loaders) for name in names]
     own = [model.name for model in models]
     ends = [[name.rstrip("/").split("/")[-n:] for name in names] for n in range(1, 64)]
     short = next((each for each in ends if len(set(map(tuple, each))) == len(set(names))), [[name] for name in names])
@@ -108,7 +118,9 @@ def is_run(name: str) -> bool:
     return (Path(name) / "config.json").is_file()
 
 
-def run_model(run: Path | str, *, seed: int | None = None) -> VisionModel:
+def run_model(
+    run: Path | str, *, seed: int | None = None, loaders: Mapping[str, Callable[..., VisionModel]] | None = None
+) -> VisionModel:
     """Trained model of a run folder, seeing ``INPUT_PX`` px at its own resolution.
 
     Parameters
@@ -116,6 +128,8 @@ def run_model(run: Path | str, *, seed: int | None = None) -> VisionModel:
     run : path
     seed : int, optional
         Draw new initial weights instead, as training does: the untrained twin.
+    loaders : mapping of str to callable, optional
+        As of :func:`named_model`.
 
     Returns
     -------
@@ -125,8 +139,13 @@ def run_model(run: Path | str, *, seed: int | None = None) -> VisionModel:
     Raises
     ------
     FileNotFoundError, ValueError
-        As :func:`lcl.checkpoint.load`.
+        As :func:`lcl.checkpoint.load`; or if the run is of a kind that nothing here reads.
     """
+    kind, known = read_json(Path(run) / "config.json").get("kind"), loaders or {}
+    if isinstance(kind, str) and kind in known:
+        return known[kind](run, seed=seed)
+    if kind is not None:
+        raise ValueError(f"{run} is a run of kind {kind!r}, which cannot be measured; expected one of `lcl train`.")
     chain = load(run)
     name = Path(run).resolve().name
     if seed is not None:
@@ -547,7 +566,14 @@ def file_name(name: str) -> str:
     return "".join(c if c.isalnum() or c in "-_." else "-" for c in name).strip("-.")
 
 
-def publish(sections: Sequence[str], out: Path, *, run: Path | None, name: str) -> Path:
+def publish(
+    sections: Sequence[str],
+    out: Path,
+    *,
+    run: Path | None,
+    name: str,
+    report: Callable[[Path], Path] = write_report,
+) -> Path:
     """Put sections into the report of a run, or into a page of their own.
 
     Parameters
@@ -560,6 +586,8 @@ def publish(sections: Sequence[str], out: Path, *, run: Path | None, name: str) 
         Run folder whose report takes them.
     name : str
         Name of the section's file, and title of the page.
+    report : callable
+        Writes the report of the run.
 
     Returns
     -------
@@ -570,7 +598,7 @@ def publish(sections: Sequence[str], out: Path, *, run: Path | None, name: str) 
         (run / "sections").mkdir(exist_ok=True)
         with replacing(run / "sections" / f"{name}.html") as partial:
             partial.write_text("\n".join(sections), encoding="utf-8")
-        return write_report(run)
+        return report(run)
     with replacing(out / "report.html") as partial:
         partial.write_text(page(name, [], sections), encoding="utf-8", errors="backslashreplace")
     return out / "report.html"

@@ -193,7 +193,13 @@ def judge(learner: Learner, backbone: Backbone, config: MethodConfig, device: to
     for images in learner.labelled:
         chosen = np.sort(np.random.default_rng(0).permutation(len(images))[: config.judge_most])
         features = mean_responses(
-            backbone, images, chosen, layer=config.layer or backbone.layers[-1], size_px=config.size_px, device=device
+            backbone,
+            images,
+            chosen,
+            layer=config.layer or backbone.layers[-1],
+            size_px=config.size_px,
+            device=device,
+            precision=config.precision,
         )
         sides.append((features.numpy(), images.labels[chosen]))
     (references, known), (judged, labels) = sides
@@ -203,7 +209,14 @@ def judge(learner: Learner, backbone: Backbone, config: MethodConfig, device: to
 
 @torch.no_grad()
 def mean_responses(
-    backbone: Backbone, images: LabelledImages, indices: np.ndarray, *, layer: str, size_px: int, device: torch.device
+    backbone: Backbone,
+    images: LabelledImages,
+    indices: np.ndarray,
+    *,
+    layer: str,
+    size_px: int,
+    device: torch.device,
+    precision: str = "float32",
 ) -> Tensor:
     """Responses of a layer to central squares of pictures, averaged over the map.
 
@@ -217,6 +230,7 @@ def mean_responses(
     size_px : int
         Side that the squares are scaled to.
     device : torch.device
+    precision : {"float32", "bf16"}
 
     Returns
     -------
@@ -226,8 +240,10 @@ def mean_responses(
     backbone.eval()
     found = []
     for start in range(0, len(indices), CHUNK):
-        pictures = central_squares(images, size_px, indices[start : start + CHUNK])
-        found.append(backbone(pictures.to(device).float() / 255)[layer].mean((2, 3)).cpu())
+        pictures = central_squares(images, size_px, indices[start : start + CHUNK]).to(device).float() / 255
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            maps = backbone(pictures.contiguous(memory_format=torch.channels_last))[layer]
+        found.append(maps.float().mean((2, 3)).cpu())
     return torch.cat(found)
 
 
