@@ -175,7 +175,7 @@ def attention_figure(pictures: Tensor, weights: Mapping[str, Tensor]) -> Figure:
     """Where the network looks: pictures, and below them the weights of every scale laid over them.
 
     Weights are enlarged bilinearly; a picture is dark where its weight is low, and each map is scaled to its own
-    maximum. The title of a map is the share of the cells that hold half of its weight: 0.5 is mean pooling.
+    maximum. The title of a map is its :func:`attended_share`: 1.00 is mean pooling.
 
     Parameters
     ----------
@@ -197,7 +197,7 @@ def attention_figure(pictures: Tensor, weights: Mapping[str, Tensor]) -> Figure:
     --------
     >>> figure = attention_figure(torch.rand(2, 3, 64, 64), {"layer4": torch.full((2, 7, 7), 1 / 49)})
     >>> [axes.get_title() for axes in figure.axes]
-    ['', '', '0.51', '0.51']
+    ['', '', '1.00', '1.00']
     """
     if not len(pictures) or not weights or any(len(each) != len(pictures) for each in weights.values()):
         given = {name: tuple(each.shape) for name, each in weights.items()}
@@ -218,29 +218,31 @@ def attention_figure(pictures: Tensor, weights: Mapping[str, Tensor]) -> Figure:
         row[0].set_ylabel(plain(name))
         maps = maps.detach().cpu().float()
         large = F.interpolate(maps[:, None], shown.shape[1:3], mode="bilinear", align_corners=False)[:, 0]
-        for axes, picture, each, light in zip(row, shown, maps, large, strict=True):
+        for axes, picture, share, light in zip(row, shown, attended_share(maps), large, strict=True):
             light = light / light.max()
             axes.imshow((picture * light[..., None] + 0.12 * (1 - light[..., None])).clamp(0, 1).numpy())
-            axes.set_title(f"{half_share(each):.2f}")
+            axes.set_title(f"{share:.2f}")
     return figure
 
 
-def half_share(weights: Tensor) -> float:
-    """Smallest share of the cells that holds half of the weight: 0.5 or just above for equal weights, less for focus.
+def attended_share(weights: Tensor) -> Tensor:
+    """Share of a map's cells that is attended: the exponential of the weights' entropy, over the number of cells.
+
+    1 for equal weights, one over the number of cells where a single one has all.
 
     Parameters
     ----------
-    weights : Tensor, (h, w)
-        Not negative, sum 1.
+    weights : Tensor, (B, h, w)
+        Not negative, sum 1 over each map.
 
     Returns
     -------
-    float
+    Tensor, (B,)
 
     Examples
     --------
-    >>> half_share(torch.tensor([[0.7, 0.1], [0.1, 0.1]]))
-    0.25
+    >>> attended_share(torch.tensor([[[0.5, 0.5], [0.0, 0.0]]]))
+    tensor([0.5000])
     """
-    ordered = weights.flatten().double().sort(descending=True).values.cumsum(0)
-    return (int((ordered < 0.5 * ordered[-1] - 1e-6).sum()) + 1) / len(ordered)
+    flat = weights.flatten(1)
+    return (-torch.special.xlogy(flat, flat).sum(1)).exp() / flat.shape[1]

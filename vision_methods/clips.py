@@ -125,22 +125,24 @@ class ClipStore:
         return LabelledImages(self.frames, np.array([number[n] for n in self.names])[self.clip_of_frame], classes)
 
     def divided_in_time(self, share: float) -> tuple[ClipStore, ClipStore]:
-        """The first frames of every clip, and its last ones: the same clips, at other moments.
+        """Frames to learn from, and the middle frames of every clip, which are held out.
+
+        In time, every frame held out is nearer to its own clip than to the segments before and after.
 
         Parameters
         ----------
         share : float
-            Of the frames held out, at least one, of every clip with two frames or more; shorter clips are in the first
-            part alone.
+            Of the frames held out, at least one, of every clip with three frames or more; shorter clips are in the
+            first part alone.
 
         Returns
         -------
-        first, last : ClipStore
+        rest, middle : ClipStore
 
         Raises
         ------
         ValueError
-            If no clip has two frames, or the share is not between 0 and 1.
+            If no clip has three frames, or the share is not between 0 and 1.
 
         Examples
         --------
@@ -150,15 +152,18 @@ class ClipStore:
         """
         if not 0 < share < 1:
             raise ValueError(f"share is {share}; expected a share between 0 and 1.")
-        held = np.minimum(np.maximum(1, np.rint(share * self.lengths).astype(int)), self.lengths - 1)
-        longer = np.flatnonzero(held)
+        held = np.minimum(np.maximum(1, np.rint(share * self.lengths).astype(int)), self.lengths - 2)
+        longer = np.flatnonzero(held > 0)
         if not len(longer):
-            raise ValueError(f"Each of {len(self)} clips has a single frame; expected a clip of two at least.")
-        ends = self.starts[1:]
-        spans = list(zip(self.starts[:-1].tolist(), (ends - held).tolist(), ends.tolist(), strict=True))
-        first = [np.arange(start, cut) for start, cut, _ in spans]
-        last = [np.arange(cut, end) for _, cut, end in spans if cut < end]
-        return self._of_frames(first, np.arange(len(self))), self._of_frames(last, longer)
+            raise ValueError(f"None of {_count(len(self), 'clip')} has three frames; expected a longer one at least.")
+        rest, middle = [], []
+        for start, length, count in zip(self.starts.tolist(), self.lengths.tolist(), held.tolist(), strict=False):
+            frames = np.arange(start, start + length)
+            first = (length - count) // 2
+            rest.append(np.concatenate([frames[:first], frames[first + count :]]) if count > 0 else frames)
+            if count > 0:
+                middle.append(frames[first : first + count])
+        return self._of_frames(rest, np.arange(len(self))), self._of_frames(middle, longer)
 
     def _of_frames(self, frames: list[np.ndarray], clips: np.ndarray) -> ClipStore:
         """Some frames of some clips, one array per clip."""

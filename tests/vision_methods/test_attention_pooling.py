@@ -3,16 +3,15 @@
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 
 from vision_methods.attention_pooling import (
     POOLINGS,
     AttentionPooling,
     UniformPooling,
     attend,
+    attended_share,
     attention_figure,
     attention_weights,
-    half_share,
 )
 
 
@@ -146,9 +145,11 @@ def test_wrong_shapes_are_named():
         attention_figure(torch.zeros(2, 3, 8, 8), {"layer4": torch.zeros(1, 2, 2)})
 
 
-def test_half_of_the_weight():
-    assert half_share(torch.full((4, 4), 1 / 16)) == 0.5
-    assert half_share(F.one_hot(torch.tensor(3), 16).view(4, 4).float()) == 1 / 16
+def test_the_share_attended_is_that_of_equal_weights_over_so_many_cells():
+    weights = torch.zeros(3, 16, dtype=torch.float64)
+    for row, count in enumerate((16, 5, 1)):
+        weights[row, :count] = 1 / count
+    torch.testing.assert_close(attended_share(weights.view(3, 4, 4)), torch.tensor([1, 5 / 16, 1 / 16]).double())
 
 
 def test_a_figure_shows_pictures_darkened_where_weights_are_low():

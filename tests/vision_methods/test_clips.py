@@ -134,16 +134,22 @@ def test_a_subset_shares_pixels_and_keeps_times():
         clips.subset([])
 
 
-def test_clips_divided_in_time_hold_the_same_clips_at_other_moments():
-    clips = numbered(10, 1, 4)
-    first, last = clips.divided_in_time(0.3)
-    assert first.names == clips.names
-    assert last.names == ("clip 0", "clip 2")
-    assert [value(first, i) for i in range(len(first.frames))] == [0, 1, 2, 3, 4, 5, 6, 10, 20, 21, 22]
-    assert [value(last, i) for i in range(len(last.frames))] == [7, 8, 9, 23]
-    assert last.times_s.tolist() == pytest.approx([0, 0.1, 0.2, 0])
-    with pytest.raises(ValueError, match="single frame"):
-        black(1, 1).divided_in_time(0.3)
+def test_the_middle_of_clips_is_held_out():
+    clips = numbered(10, 1, 2, 4)
+    rest, middle = clips.divided_in_time(0.3)
+    assert rest.names == clips.names
+    assert middle.names == ("clip 0", "clip 3")
+    assert [value(rest, i) for i in range(len(rest.frames))] == [0, 1, 2, 6, 7, 8, 9, 10, 20, 21, 30, 32, 33]
+    assert [value(middle, i) for i in range(len(middle.frames))] == [3, 4, 5, 31]
+    assert rest.times_s[:7].tolist() == pytest.approx([0, 0.1, 0.2, 0.6, 0.7, 0.8, 0.9])
+    assert middle.times_s.tolist() == pytest.approx([0, 0.1, 0.2, 0])
+    labelled = middle.by_clip(rest.names)
+    assert labelled.labels.tolist() == [0, 0, 0, 3]
+    assert labelled.classes == clips.names
+    # A nearly whole share leaves the first and the last frame.
+    assert [value(each, 0) for each in numbered(10).divided_in_time(0.99)] == [0, 1]
+    with pytest.raises(ValueError, match="None of 2 clips has three frames"):
+        black(1, 2).divided_in_time(0.3)
     with pytest.raises(ValueError, match=r"share is 1\.0"):
         clips.divided_in_time(1.0)
 
