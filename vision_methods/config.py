@@ -136,6 +136,34 @@ class DetConConfig(MethodConfig):
             _check(name, getattr(self, name), lambda value: value > 0, "a positive number")
 
 
+@dataclass(frozen=True, kw_only=True)
+class OdinConfig(MethodConfig):
+    """Settings of Odin (:mod:`vision_methods.odin`).
+
+    Examples
+    --------
+    >>> OdinConfig(clusters=8).discovery_rate
+    0.01
+    """
+
+    clusters: int = _setting(16, "masks of a picture: clusters of the discovery network's responses")
+    span_px: int = _setting(160, "side that the window which spans both views is scaled to, for the discovery network")
+    cluster_on: Literal["features", "projections"] = _setting("features", "what is clustered: backbone, or projector")
+    spherical: bool = _setting(True, "k-means of directions; otherwise of the responses as they are")
+    kmeans_start: Literal["k-means++", "random"] = _setting("k-means++", "how first centres are drawn")
+    kmeans_iterations: int = _setting(20, "at most so many")
+    pooling: Literal["hard", "soft"] = _setting("hard", "each cell belongs to one mask, or to masks by their share")
+    discovery_rate: float = _setting(0.01, "share of the online network mixed into the discovery network at each step")
+    copy_epochs: int = _setting(0, "epochs between copies of the online network instead; 0: the rate above")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("clusters", "span_px", "kmeans_iterations"):
+            _check(name, getattr(self, name), lambda value: value > 0, "a positive number")
+        _check("discovery_rate", self.discovery_rate, lambda value: 0 <= value <= 1, "a share from 0 to 1")
+        _check("copy_epochs", self.copy_epochs, lambda value: value >= 0, "0 or more")
+
+
 def detcon_toy() -> DetConConfig:
     """DetCon_B with FH masks on some thousand photographs, on a laptop.
 
@@ -145,5 +173,48 @@ def detcon_toy() -> DetConConfig:
     return DetConConfig()
 
 
+def odin_toy() -> OdinConfig:
+    """Odin on some thousand photographs, on a laptop.
+
+    Source: our own settings. Command: ``lcl train-method odin --images FOLDER``. Hardware: 2 CPU cores. Time: a few
+    minutes. Expected: ``docs/methods-odin.md``.
+    """
+    return OdinConfig()
+
+
+def odin_paper() -> OdinConfig:
+    """Odin as in its paper: a ResNet-50 on ImageNet, 1000 epochs in batches of 4096.
+
+    Source: the recipe of DetCon_B (the authors' code), on which Odin builds; 16 clusters and the rate of the discovery
+    network are inferred, and spanning windows of 448 px, 14 x 14 places, are our choice (``docs/methods-odin.md``).
+    Command: ``torchrun --nproc-per-node 8 -m lcl.cli train-method odin --preset paper --images imagenet/train``.
+    Hardware: a batch of 4096 over many accelerators; decoded images take about 340 GB. Expected: not trained by us.
+    """
+    return OdinConfig(
+        size_px=224,
+        span_px=448,
+        short_side_px=256,
+        memory_cap_gb=16,
+        store_cap_gb=400,
+        backbone="resnet50",
+        hidden_width=4096,
+        latent_width=256,
+        epochs=1000,
+        batch=4096,
+        optimizer="lars",
+        learning_rate=3.2,
+        weight_decay=1.5e-6,
+        warmup_epochs=10,
+        keep=0.996,
+        discovery_rate=1e-3,
+        judge_every=20,
+        save_every=1000,
+        log_every=100,
+    )
+
+
 #: Presets by method and name.
-PRESETS: dict[str, dict[str, Callable[[], MethodConfig]]] = {"detcon": {"toy": detcon_toy}}
+PRESETS: dict[str, dict[str, Callable[[], MethodConfig]]] = {
+    "detcon": {"toy": detcon_toy},
+    "odin": {"toy": odin_toy, "paper": odin_paper},
+}

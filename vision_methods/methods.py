@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from vision_methods.config import DetConConfig, MethodConfig
+from vision_methods.config import DetConConfig, MethodConfig, OdinConfig
 from vision_methods.learner import Learner
 
 
@@ -40,6 +40,12 @@ def _detcon(config: Any, device: torch.device, *, progress: bool = False) -> Lea
     return build(config, device, progress=progress)
 
 
+def _odin(config: Any, device: torch.device, *, progress: bool = False) -> Learner:
+    from vision_methods.odin import build
+
+    return build(config, device, progress=progress)
+
+
 #: Methods by name.
 METHODS: dict[str, Method] = {
     "detcon": Method(
@@ -47,5 +53,11 @@ METHODS: dict[str, Method] = {
         "methods-detcon.md",
         DetConConfig,
         _detcon,
+    ),
+    "odin": Method(
+        "Object discovery and representation: DetCon with masks that the network finds (Henaff et al. 2022)",
+        "methods-odin.md",
+        OdinConfig,
+        _odin,
     ),
 }
