@@ -386,18 +386,17 @@ def blur(images: Tensor, sigma: Tensor) -> Tensor:
     >>> blur(torch.ones(1, 1, 40, 40), torch.tensor([1.0]))[0, 0, 20, 18:22]
     tensor([1., 1., 1., 1.])
     """
-    count, channels, height = images.shape[:3]
-    radius = height // 20
+    radius = images.shape[2] // 20
     offset = torch.arange(-radius, radius + 1, device=images.device)
-    kernel = torch.softmax(-(offset**2) / (2 * sigma[:, None] ** 2), 1)
-    kernel = kernel.repeat_interleave(channels, 0).view(-1, 1, 2 * radius + 1, 1)
-
-    def down(maps: Tensor) -> Tensor:
-        planes = maps.reshape(1, count * channels, *maps.shape[2:])
-        return F.conv2d(planes, kernel, padding=(radius, 0), groups=count * channels).view(maps.shape)
-
-    # On a CPU, a convolution along columns is up to ten times faster than one along rows.
-    return down(down(images).transpose(2, 3)).transpose(2, 3)
+    kernel = torch.softmax(-(offset**2) / (2 * sigma[:, None] ** 2), 1).T[:, :, None, None, None]
+    # Tap by tap, of all pictures at once: two to five times faster than a convolution with a group per picture, whose
+    # kernels torch has no fast way for.
+    for axis, border in ((2, (0, 0, radius, radius)), (3, (radius, radius))):
+        padded, side = F.pad(images, border), images.shape[axis]
+        images = kernel[0] * padded.narrow(axis, 0, side)
+        for tap in range(1, 2 * radius + 1):
+            images.addcmul_(kernel[tap], padded.narrow(axis, tap, side))
+    return images
 
 
 def solarise(images: Tensor) -> Tensor:
