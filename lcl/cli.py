@@ -562,6 +562,61 @@ def align_distortions(
     return sections
 
 
+def probe(arguments: argparse.Namespace) -> None:
+    """`lcl probe`."""
+    from lcl import measure
+    from lcl.checkpoint import command_line
+    from lcl.labelled_images import train_and_validation
+    from vision_methods.probe_report import merged, write_probes
+    from vision_methods.probe_tables import classification, has_weights, probe_table, segmentation, some_of_each
+    from vision_methods.segments import divided, read_instances
+
+    if not arguments.images and not arguments.segments:
+        raise ValueError("there is nothing to probe with; give --images FOLDER, --segments FILE, or both.")
+    if len(arguments.segments or ()) > 2:
+        raise ValueError(f"--segments names {len(arguments.segments)} files; expected one, or one for each part.")
+    names = list(dict.fromkeys(arguments.models))
+    models = measure.named_models(names, seed=arguments.seed, loaders=loaders())
+    run = Path(names[0]) if measure.is_run(names[0]) else None
+    out = arguments.out or (run / "probes" if run else None)
+    if out is None:
+        raise ValueError("give --out DIR, or a run folder as the first model, whose report then takes the results.")
+    layers = measure.layers_of(models, arguments.layers)
+    twins = {
+        short: measure.named_model(f"untrained:{name}", seed=arguments.seed, loaders=loaders())
+        for short, name in zip(models, names, strict=True)
+        if arguments.untrained and has_weights(models[short]) and not name.startswith("untrained:")
+    }
+    for each in (models, twins):
+        measure.move(each, arguments.device)
+    shared = {
+        "batch_size": arguments.batch,
+        "progress": arguments.progress,
+        "say": functools.partial(print, flush=True),
+    }
+    pictures, photographs = None, None
+    if arguments.images:
+        parts = train_and_validation(arguments.images, arguments.validation_images or "", seed=arguments.seed)
+        pictures = [some_of_each(part, arguments.per_class, seed=arguments.seed) for part in parts]
+    if arguments.segments:
+        read = [read_instances(file, arguments.photos) for file in arguments.segments]
+        photographs = read if len(read) == 2 else divided(read[0], seed=arguments.seed)
+    sums, records, examples = {}, [], []
+    if pictures is not None:
+        found, record = classification(models, twins, layers, *pictures, n_features=arguments.n_features, **shared)
+        sums |= found
+        records.append(record)
+    if photographs is not None:
+        options = {"level": arguments.level, "n_pixels": arguments.pixels, "seed": arguments.seed}
+        found, record, examples = segmentation(models, twins, layers, *photographs, **options, **shared)
+        sums |= found
+        records.append(record)
+    table = probe_table(sums, merged(records), n_resamples=arguments.n_resamples, seed=arguments.seed)
+    sections = write_probes(table, examples, out, command=command_line())
+    report = measure.publish(sections, out, run=None if arguments.out else run, name="probes", report=write_any_report)
+    print(f"Tables and figures: {out}\nReport: {report}")
+
+
 def recognize(arguments: argparse.Namespace) -> None:
     """`lcl recognize`."""
     from lcl import distributed
@@ -934,6 +989,48 @@ def parser() -> tuple[Parser, dict[str, Parser]]:
     added.add_argument("--n-resamples", type=int, default=1000, metavar="N", help="of pictures (default: 1000)")
     added.add_argument("--seed", type=int, default=0, help="of the intervals, and of untrained: (default: 0)")
     added.add_argument("--batch", type=int, default=32, help="pictures at once (default: 32)")
+    added.add_argument("--progress", action=argparse.BooleanOptionalAction, default=True, help="progress bars")
+
+    from vision_methods.segments import LEVELS
+
+    added = command(
+        "probe",
+        probe,
+        "Frozen probes of layers: classes of pictures, classes of pixels, objects; beside the untrained network.",
+        "  lcl probe runs/mine --images ~/photographs-by-class\n"
+        "  lcl probe runs/mine alexnet:alexnet.npz gabor-energy --layers V2 'conv*' complex \\\n"
+        "      --images ~/photographs-by-class --segments coco/instances.json --out probes\n"
+        "  lcl probe my_nets:resnet --layers layer4 --segments instances_train2017.json instances_val2017.json \\\n"
+        "      --photos coco/images --level category --out probes",
+    )
+    added.add_argument("models", nargs="+", metavar="MODEL", help="as in `lcl fit`")
+    added.add_argument("--images", metavar="FOLDER", help="a folder for each class, or train and val of these")
+    added.add_argument("--validation-images", metavar="FOLDER", help="to judge by (default: val, else a fifth)")
+    added.add_argument("--per-class", type=int, metavar="N", help="at most so many pictures of a class in each part")
+    added.add_argument(
+        "--segments",
+        nargs="+",
+        metavar="FILE",
+        help="objects as in COCO: one file that names splits (or a fifth is held out), or one to learn from and one to "
+        "judge by",
+    )
+    added.add_argument("--photos", type=Path, metavar="DIR", help="photographs of --segments (default: images beside)")
+    added.add_argument(
+        "--level", default="supercategory", type=one_of(LEVELS), help=f"{', '.join(LEVELS)} (default: supercategory)"
+    )
+    added.add_argument("--out", type=Path, metavar="DIR", help="folder of the results (default: in the run folder)")
+    added.add_argument("--layers", nargs="+", metavar="PATTERN", help="layers, by name or pattern (default: declared)")
+    added.add_argument(
+        "--n-features", type=int, default=4096, metavar="N", help="at most, by averaging maps (default: 4096; 1: mean)"
+    )
+    added.add_argument("--pixels", type=int, default=20_000, metavar="N", help="to learn from (default: 20000)")
+    added.add_argument(
+        "--untrained", action=argparse.BooleanOptionalAction, default=True, help="probe random weights as well"
+    )
+    added.add_argument("--n-resamples", type=int, default=1000, metavar="N", help="of pictures (default: 1000)")
+    added.add_argument("--seed", type=int, default=0, help="of what is drawn, and of untrained: (default: 0)")
+    added.add_argument("--batch", type=int, default=32, help="pictures at once (default: 32)")
+    added.add_argument("--device", default="cpu", help="cpu, cuda, mps (default: cpu)")
     added.add_argument("--progress", action=argparse.BooleanOptionalAction, default=True, help="progress bars")
 
     from lcl.recognition_config import RecognitionConfig

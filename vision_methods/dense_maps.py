@@ -6,7 +6,7 @@ the model is around it. The places of a layer are taken to divide the input of t
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -61,7 +61,7 @@ def as_maps(response: Tensor, layer: str) -> Tensor:
 
 def pooled_features(
     model: VisionModel,
-    images: np.ndarray,
+    images: Any,
     layers: Sequence[str],
     *,
     n_features: int = 4096,
@@ -73,8 +73,8 @@ def pooled_features(
     Parameters
     ----------
     model : VisionModel
-    images : array of uint8, (picture, row, column[, 3])
-        Squares that fill the field.
+    images : array of uint8, (picture, row, column[, channel])
+        Squares that fill the field; anything with a length that can be sliced to such arrays.
     layers : sequence of str
     n_features : int
         Where a layer has more channels than that, they are averaged over all places.

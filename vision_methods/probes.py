@@ -26,7 +26,7 @@ from vision_methods.segments import N_CLUSTERS, VOID
 PROBES: dict[str, Callable[..., Any]] = {"linear": LinearReadout, "neighbours": NeighbourReadout}
 
 #: Penalties of the linear segmentation probe to choose from, of half the squared weights beside the summed log loss.
-PENALTIES = (1.0, 10.0, 100.0, 1e3, 1e4)
+PENALTIES = (10.0, 100.0, 1e3, 1e4)
 
 #: Clustered maps have at most so many places on a side, so that layers of one network are set beside each other.
 SIDE = 28
@@ -269,7 +269,7 @@ def clusterings(
         Of each clustering; at most as many as there are places.
     side : int
     spherical : bool
-        Features and centres of unit length.
+        Features and centres of unit length; one channel has no direction, and is clustered by its values.
     seed : int
 
     Returns
@@ -299,7 +299,7 @@ def clusterings(
     ]
     found = []
     for k in n_clusters:
-        clusters = kmeans(points, min(k, points.shape[1]), seeds=seed, spherical=spherical)
+        clusters = kmeans(points, min(k, points.shape[1]), seeds=seed, spherical=spherical and len(maps) > 1)
         found.append(clusters.assignments[0].reshape(inside.shape[1:]).numpy()[np.ix_(*of_pixel)])
     return found
 
