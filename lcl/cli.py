@@ -617,6 +617,60 @@ def probe(arguments: argparse.Namespace) -> None:
     print(f"Tables and figures: {out}\nReport: {report}")
 
 
+def retrieve(arguments: argparse.Namespace) -> None:
+    """`lcl retrieve`."""
+    from lcl import measure
+    from lcl.checkpoint import command_line
+    from vision_methods.dense_memory import RETRIEVALS
+    from vision_methods.dense_retrieval import SegmentedPictures, some_photographs
+    from vision_methods.retrieval_report import retrieve_models, write_retrieval
+    from vision_methods.segments import classes_at, divided, read_instances
+
+    models = measure.named_models(arguments.models, seed=arguments.seed, loaders=loaders())
+    run = Path(arguments.models[0]) if measure.is_run(arguments.models[0]) else None
+    out = arguments.out or (run / "retrieval" if run else None)
+    if out is None:
+        raise ValueError("give --out DIR, or a run folder as the first model, whose report then takes the results.")
+    measure.move(models, arguments.device)
+    images = read_instances(arguments.prompts, arguments.photos)
+    names, class_of = classes_at(images, arguments.level)
+    if arguments.queries:
+        prompts, queries = images, read_instances(arguments.queries, arguments.photos)
+        if queries.categories != images.categories:
+            raise ValueError(
+                f"{arguments.queries} and {arguments.prompts} have different categories; expected the same."
+            )
+    else:
+        prompts, queries = divided(images, seed=arguments.seed)
+    if arguments.n_prompts is not None:
+        prompts = some_photographs(prompts, arguments.n_prompts, seed=arguments.seed)
+    retrieval = RETRIEVALS[arguments.setting]
+    given = {f.name: getattr(arguments, f.name) for f in dataclasses.fields(retrieval)}
+    retrieval = dataclasses.replace(retrieval, **{name: value for name, value in given.items() if value is not None})
+    asked = SegmentedPictures(queries, class_of)
+    rows, record, examples = retrieve_models(
+        models,
+        measure.layers_of(models, arguments.layers),
+        SegmentedPictures(prompts, class_of),
+        asked,
+        classes=names,
+        retrieval=retrieval,
+        search=arguments.search,
+        side=arguments.side,
+        n_resamples=arguments.n_resamples,
+        seed=arguments.seed,
+        batch_size=arguments.batch,
+        progress=arguments.progress,
+        say=functools.partial(print, flush=True),
+    )
+    record |= {"setting": arguments.setting, "level": arguments.level}
+    sections = write_retrieval(rows, record, examples, asked, out, command=command_line())
+    report = measure.publish(
+        sections, out, run=None if arguments.out else run, name="retrieval", report=write_any_report
+    )
+    print(f"Table and figures: {out}\nReport: {report}")
+
+
 def recognize(arguments: argparse.Namespace) -> None:
     """`lcl recognize`."""
     from lcl import distributed
@@ -1030,6 +1084,47 @@ def parser() -> tuple[Parser, dict[str, Parser]]:
     added.add_argument("--n-resamples", type=int, default=1000, metavar="N", help="of pictures (default: 1000)")
     added.add_argument("--seed", type=int, default=0, help="of what is drawn, and of untrained: (default: 0)")
     added.add_argument("--batch", type=int, default=32, help="pictures at once (default: 32)")
+    added.add_argument("--device", default="cpu", help="cpu, cuda, mps (default: cpu)")
+    added.add_argument("--progress", action=argparse.BooleanOptionalAction, default=True, help="progress bars")
+
+    from vision_methods.cosine_search import SEARCHES
+    from vision_methods.dense_memory import RETRIEVALS
+
+    added = command(
+        "retrieve",
+        retrieve,
+        "Classes of pixels by retrieval from a few annotated photographs, without training: Hummingbird's evaluation.",
+        "  lcl retrieve runs/mine --prompts coco/instances.json\n"
+        "  lcl retrieve runs/mine untrained:runs/mine alexnet:alexnet.npz vision_methods.dense_retrieval:colour \\\n"
+        "      --layers V1 V2 'conv*' colour --prompts coco/instances.json --out retrieval\n"
+        "  lcl retrieve my_nets:vit --layers norm --prompts instances_train2017.json --photos coco/images \\\n"
+        "      --queries instances_val2017.json --n-prompts 80 --setting low-data --device cuda --out low-data",
+    )
+    added.add_argument("models", nargs="+", metavar="MODEL", help="as in `lcl fit`")
+    added.add_argument("--prompts", required=True, metavar="FILE", help="annotated photographs, as in COCO")
+    added.add_argument("--queries", metavar="FILE", help="to predict (default: splits of --prompts, else a fifth)")
+    added.add_argument("--photos", type=Path, metavar="DIR", help="photographs (default: images beside the file)")
+    added.add_argument("--n-prompts", type=int, metavar="N", help="so many of the prompts, at random (default: all)")
+    added.add_argument(
+        "--level", default="supercategory", type=one_of(LEVELS), help=f"{', '.join(LEVELS)} (default: supercategory)"
+    )
+    added.add_argument("--out", type=Path, metavar="DIR", help="folder of the results (default: in the run folder)")
+    added.add_argument("--layers", nargs="+", metavar="PATTERN", help="layers, by name or pattern (default: declared)")
+    added.add_argument(
+        "--setting",
+        default="standard",
+        type=one_of(list(RETRIEVALS)),
+        help="standard (default), low-data; gives the next",
+    )
+    added.add_argument("--neighbours", type=int, metavar="K", help="patches that a patch reads")
+    added.add_argument("--temperature", type=float, metavar="T", help="of the softmax of cosines")
+    added.add_argument("--augmentations", type=int, metavar="N", help="times a prompt is shown; 0: once, as it is")
+    added.add_argument("--capacity", type=int, metavar="N", help="patches that are remembered, at most")
+    added.add_argument("--side", type=int, default=28, metavar="N", help="at most so many patches a side (default: 28)")
+    added.add_argument("--search", default="exact", type=one_of(list(SEARCHES)), help=", ".join(SEARCHES))
+    added.add_argument("--n-resamples", type=int, default=1000, metavar="N", help="of queries (default: 1000)")
+    added.add_argument("--seed", type=int, default=0, help="of what is drawn, and of untrained: (default: 0)")
+    added.add_argument("--batch", type=int, default=16, help="pictures at once (default: 16)")
     added.add_argument("--device", default="cpu", help="cpu, cuda, mps (default: cpu)")
     added.add_argument("--progress", action=argparse.BooleanOptionalAction, default=True, help="progress bars")
 

@@ -77,6 +77,29 @@ class SegmentedPictures(Sequence[tuple[np.ndarray, np.ndarray]]):
         return self.images.picture(index), semantic_map(self.images.objects(index), self.class_of)
 
 
+def some_photographs(images: SegmentedImages, n: int, *, seed: int = 0) -> SegmentedImages:
+    """Photographs drawn at random, in their order.
+
+    Parameters
+    ----------
+    images : SegmentedImages
+    n : int
+    seed : int
+
+    Returns
+    -------
+    SegmentedImages
+
+    Raises
+    ------
+    ValueError
+        If there are not so many.
+    """
+    if not 1 <= n <= len(images):
+        raise ValueError(f"{n} of {len(images)} photographs are asked for; expected 1 to {len(images)}.")
+    return images.subset(np.sort(np.random.default_rng(seed).permutation(len(images))[:n]))
+
+
 def colour(input_px: int = 224) -> VisionModel:
     """Nothing but the colour of each place, as what needs no network: ``vision_methods.dense_retrieval:colour``.
 
