@@ -322,7 +322,7 @@ class ViT(nn.Module):
         for weight in drawn:
             nn.init.trunc_normal_(weight, std=0.02, a=-0.04, b=0.04, generator=generator)
 
-    def embed(self, images: Tensor) -> Tensor:
+    def embed(self, images: Tensor, positions: Tensor | None = None) -> Tensor:
         """Tokens that enter the first block: those of the class and registers, then those of patches, with positions.
 
         Parameters
@@ -330,6 +330,9 @@ class ViT(nn.Module):
         images : Tensor, (B, C, H, W) or (B, T, C, H, W)
             Floating point, in [0, 1]; sides are multiples of ``patch_px``, T is one of ``tubelet``. A network of videos
             sees a picture as a still video of one tubelet.
+        positions : Tensor, (1, tokens, width), optional
+            Of these very tokens, the class token's first, as for a part of a longer video; those of the table, resized
+            to the images, without it.
 
         Returns
         -------
@@ -348,7 +351,8 @@ class ViT(nn.Module):
                 normal.transpose(1, 2) if images.ndim == 5 else normal[:, :, None].expand(-1, -1, self.tubelet, -1, -1)
             )
         tokens = self.patch_embed(normal).flatten(2).transpose(1, 2)
-        positions = resize_positions(self.pos_embed, self.grid, grid)
+        if positions is None:
+            positions = resize_positions(self.pos_embed, self.grid, grid)
         before = []
         if self.cls_token is not None:
             before.append((self.cls_token + positions[:, :1]).expand(len(tokens), -1, -1))
