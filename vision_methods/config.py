@@ -164,6 +164,42 @@ class OdinConfig(MethodConfig):
         _check("copy_epochs", self.copy_epochs, lambda value: value >= 0, "0 or more")
 
 
+@dataclass(frozen=True, kw_only=True)
+class VITOConfig(MethodConfig):
+    """Settings of VITO (:mod:`vision_methods.vito`), and of MoCLR, its special case.
+
+    Examples
+    --------
+    >>> VITOConfig().max_gap_s
+    2.56
+    """
+
+    images: str = _setting("", "folder with video files and folders of frames, or one video file")
+    validation_images: str = _setting("", "labelled pictures to judge by; empty: held-out frames, by their clip")
+    held_out: float = _setting(0.2, "share of every clip, its middle, or of every class of pictures that is judged by")
+    least_area: float = _setting(0.4, "least share of a picture's area in a view")
+
+    still: bool = _setting(False, "the images are pictures, each a clip of one frame")
+    clip_table: str = _setting("", "CSV of vision_methods.curation with the clips to take; empty: all")
+    skip: tuple[str, ...] = _setting(("masks", "annotations"), "folders and files left out, by name, with * and ?")
+    frames_per_s: float = _setting(0.0, "at most so many frames of a second are kept; 0: all")
+    first_s: float = _setting(0.0, "only so many seconds of a recording are kept; 0: all")
+    segment_s: float = _setting(0.0, "recordings are divided into clips this long, told apart from each other; 0: no")
+    assumed_fps: float = _setting(25.0, "frame rate of folders of frames")
+    max_gap_s: float = _setting(2.56, "largest distance in time of the two frames")
+    pairs_per_clip: int = _setting(1, "pairs of every clip in an epoch")
+    pooling: Literal["attention", "mean"] = _setting("attention", "how maps are pooled")
+    lower_layers: tuple[str, ...] = _setting((), "layers that are pooled besides; each has a loss")
+    zero_last: bool = _setting(False, "attention begins as the mean")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("frames_per_s", "first_s", "segment_s", "max_gap_s"):
+            _check(name, getattr(self, name), lambda value: value >= 0, "0 or more")
+        for name in ("assumed_fps", "pairs_per_clip"):
+            _check(name, getattr(self, name), lambda value: value > 0, "a positive number")
+
+
 def detcon_toy() -> DetConConfig:
     """DetCon_B with FH masks on some thousand photographs, on a laptop.
 
@@ -213,8 +249,78 @@ def odin_paper() -> OdinConfig:
     )
 
 
+def vito_toy() -> VITOConfig:
+    """VITO on a handful of clips, on a laptop: segments of 0.4 s are the clips.
+
+    Source: our own settings. Command: ``lcl train-method vito --images FOLDER``. Hardware: 2 CPU cores. Time: a few
+    minutes. Expected: ``docs/methods-vito.md``.
+    """
+    return VITOConfig(
+        segment_s=0.4, max_gap_s=0.4, pairs_per_clip=8, batch=32, lower_layers=("conv3",), short_side_px=128
+    )
+
+
+def moclr_toy() -> VITOConfig:
+    """MoCLR on the clips of ``toy``: mean pooling of one scale, both views from one frame.
+
+    Source, hardware, time: as ``toy``, and the windows of DetCon. Command: ``lcl train-method vito --preset moclr
+    --images FOLDER``; with ``--still`` on pictures. Expected: ``docs/methods-vito.md``.
+    """
+    return dataclasses.replace(vito_toy(), pooling="mean", max_gap_s=0.0, lower_layers=(), least_area=0.08)
+
+
+def vito_paper() -> VITOConfig:
+    """VITO at the scale of its paper: a ResNet-50 on a million clips of 10 s.
+
+    Source: the paper's settings were not available to us; DetCon's recipe of 300 epochs, with the crops, gaps and two
+    scales that are said of VITO (``docs/methods-vito.md``). Command: ``torchrun --nproc-per-node 8 -m lcl.cli
+    train-method vito --preset paper --images videos``. Hardware: a batch of 4096 over many accelerators; at 3 frames a
+    second, a million clips take about 10 TB decoded. Expected: not trained by us.
+    """
+    return VITOConfig(
+        size_px=224,
+        short_side_px=256,
+        memory_cap_gb=16,
+        store_cap_gb=12_000,
+        backbone="resnet50",
+        lower_layers=("layer3",),
+        hidden_width=4096,
+        latent_width=256,
+        first_s=10.0,
+        frames_per_s=3.0,
+        epochs=300,
+        batch=4096,
+        optimizer="lars",
+        learning_rate=4.8,
+        weight_decay=1e-6,
+        warmup_epochs=10,
+        keep=0.99,
+        judge_every=20,
+        save_every=1000,
+        log_every=100,
+    )
+
+
+def moclr_paper() -> VITOConfig:
+    """MoCLR on ImageNet, with the recipe of ``paper``.
+
+    Source: as ``paper``. Command: ``torchrun --nproc-per-node 8 -m lcl.cli train-method vito --preset moclr-paper
+    --images imagenet``. Hardware: as ``paper``; decoded images take about 340 GB. Expected: not trained by us.
+    """
+    return dataclasses.replace(
+        vito_paper(),
+        still=True,
+        store_cap_gb=400,
+        pooling="mean",
+        max_gap_s=0.0,
+        lower_layers=(),
+        least_area=0.08,
+    )
+
+
 #: Presets by method and name.
 PRESETS: dict[str, dict[str, Callable[[], MethodConfig]]] = {
     "detcon": {"toy": detcon_toy},
     "odin": {"toy": odin_toy, "paper": odin_paper},
+    "vito": {"toy": vito_toy, "paper": vito_paper, "moclr": moclr_toy, "moclr-paper": moclr_paper},
 }

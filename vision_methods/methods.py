@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from vision_methods.config import DetConConfig, MethodConfig, OdinConfig
+from vision_methods.config import DetConConfig, MethodConfig, OdinConfig, VITOConfig
 from vision_methods.learner import Learner
 
 
@@ -46,6 +46,12 @@ def _odin(config: Any, device: torch.device, *, progress: bool = False) -> Learn
     return build(config, device, progress=progress)
 
 
+def _vito(config: Any, device: torch.device, *, progress: bool = False) -> Learner:
+    from vision_methods.vito import build
+
+    return build(config, device, progress=progress)
+
+
 #: Methods by name.
 METHODS: dict[str, Method] = {
     "detcon": Method(
@@ -59,5 +65,11 @@ METHODS: dict[str, Method] = {
         "methods-odin.md",
         OdinConfig,
         _odin,
+    ),
+    "vito": Method(
+        "Two frames of a clip, pooled by learned attention (Parthasarathy et al. 2023); MoCLR as a special case",
+        "methods-vito.md",
+        VITOConfig,
+        _vito,
     ),
 }
