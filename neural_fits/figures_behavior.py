@@ -196,6 +196,8 @@ def accuracy_curves(
         axes.set(title=plain(name), ylim=(0, 1))
         if number % n_columns == 0:
             axes.set_ylabel("accuracy")
+        if number + n_columns >= len(names):
+            axes.set_xlabel("level")
     handles = [Line2D([], [], color=VERMILION, marker="o", label="people, other pictures (band: lowest to highest)")]
     for k, model in enumerate(models):
         colour, marker = LOOKS[k % len(LOOKS)]
