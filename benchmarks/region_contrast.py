@@ -4,7 +4,7 @@ The task "whole" pools two views' response maps (B pictures, 2048 channels, 7 x 
 means to 256 features by a fixed matrix, and takes the loss and its gradient on the maps; the task "loss" is the loss
 and its gradient on the features. Every side is a process of its own that holds the same input; they run in turn, and
 must agree in the loss and the gradient. Memory is the highest of a run above what the process held before it, the
-gradient of the maps included (0.4 GiB at B = 256).
+gradient of the maps included (0.2 GiB at B = 256).
 
 - ours: :mod:`vision_methods.region_contrast`.
 - lightly: `pool_masked`, then its DetConSLoss or DetConBLoss.
