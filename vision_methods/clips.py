@@ -124,20 +124,23 @@ class ClipStore:
         number = {name: i for i, name in enumerate(classes)}
         return LabelledImages(self.frames, np.array([number[n] for n in self.names])[self.clip_of_frame], classes)
 
-    def divided_in_time(self, share: float) -> tuple[ClipStore, ClipStore]:
-        """Frames to learn from, and the middle frames of every clip, which are held out.
+    def divided_in_time(self, share: float, clips: np.ndarray | None = None) -> tuple[ClipStore, ClipStore]:
+        """Frames to learn from, and the middle frames of clips, which are held out.
 
         In time, every frame held out is nearer to its own clip than to the segments before and after.
 
         Parameters
         ----------
         share : float
-            Of the frames held out, at least one, of every clip with three frames or more; shorter clips are in the
-            first part alone.
+            Of the frames held out, at least one, of every clip with three frames or more.
+        clips : array of int, optional
+            Clips whose middle is held out; all without it.
 
         Returns
         -------
-        rest, middle : ClipStore
+        rest : ClipStore
+            All clips, short ones and those that are not among ``clips`` whole.
+        middle : ClipStore
 
         Raises
         ------
@@ -153,16 +156,18 @@ class ClipStore:
         if not 0 < share < 1:
             raise ValueError(f"share is {share}; expected a share between 0 and 1.")
         held = np.minimum(np.maximum(1, np.rint(share * self.lengths).astype(int)), self.lengths - 2)
+        if clips is not None:
+            held[np.setdiff1d(np.arange(len(self)), clips)] = 0
         longer = np.flatnonzero(held > 0)
         if not len(longer):
             raise ValueError(f"None of {_count(len(self), 'clip')} has three frames; expected a longer one at least.")
         rest, middle = [], []
         for start, length, count in zip(self.starts.tolist(), self.lengths.tolist(), held.tolist(), strict=False):
-            frames = np.arange(start, start + length)
-            first = (length - count) // 2
-            rest.append(np.concatenate([frames[:first], frames[first + count :]]) if count > 0 else frames)
+            frames, first = np.arange(start, start + length), (length - count) // 2
             if count > 0:
                 middle.append(frames[first : first + count])
+                frames = np.delete(frames, slice(first, first + count))
+            rest.append(frames)
         return self._of_frames(rest, np.arange(len(self))), self._of_frames(middle, longer)
 
     def _of_frames(self, frames: list[np.ndarray], clips: np.ndarray) -> ClipStore:

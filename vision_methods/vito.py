@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lcl import distributed
-from lcl.images import open_images
+from lcl.images import _count, open_images
 from lcl.labelled_images import LabelledImages, train_and_validation
 from lcl.train import counter_generator, shuffled_batch
 from vision_methods.attention_pooling import POOLINGS, attend, attended_share
@@ -516,9 +516,12 @@ def _open_data(
         return clips, labelled, f"{about}\n{len(labelled[1])} pictures with labels to judge by"
     if clips.lengths.max() < 3:
         return clips, None, f"{about}\nNo accuracy at the end of epochs: no clip has three frames"
-    rest, middle = clips.divided_in_time(config.held_out)
+    order = np.random.default_rng(0).permutation(np.flatnonzero(clips.lengths >= 3))
+    judged = np.sort(order[: max(1, int((clips.lengths[order].cumsum() <= config.judge_most).sum()))])
+    rest, middle = clips.divided_in_time(config.held_out, judged)
+    references = rest.subset(judged).by_clip()
     views = changed_views(
-        middle.by_clip(rest.names),
+        middle.by_clip(references.classes),
         size_px=config.size_px,
         photometric=PHOTOMETRIC[config.photometric][1],
         least_area=config.least_area,
@@ -526,7 +529,7 @@ def _open_data(
     )
     return (
         rest,
-        (rest.by_clip(), views),
-        f"{about}\n{len(views)} frames from the middle of the clips are held out: a view of each, cropped and changed, "
-        "is looked up among the frames trained on, by clip",
+        (references, views),
+        f"{about}\n{len(views)} frames from the middle of {_count(len(judged), 'clip')} are held out: a view of each, "
+        "cropped and changed, is looked up among the frames trained on, by clip",
     )

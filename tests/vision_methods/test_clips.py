@@ -148,6 +148,9 @@ def test_the_middle_of_clips_is_held_out():
     assert labelled.classes == clips.names
     # A nearly whole share leaves the first and the last frame.
     assert [value(each, 0) for each in numbered(10).divided_in_time(0.99)] == [0, 1]
+    rest, middle = clips.divided_in_time(0.3, np.array([3]))
+    assert rest.lengths.tolist() == [10, 1, 2, 3]
+    assert middle.names == ("clip 3",)
     with pytest.raises(ValueError, match="None of 2 clips has three frames"):
         black(1, 2).divided_in_time(0.3)
     with pytest.raises(ValueError, match=r"share is 1\.0"):

@@ -369,6 +369,10 @@ def test_a_run_is_judged_by_frames_that_were_held_out(tmp_path, config):
     assert np.bincount(judged.labels).tolist() == [2] * 5
     assert len(learner.batches.clips.frames) == 35
     assert "Pooled (attention): V1 (5 x 5), V2 (2 x 2)" in learner.about_data
+    # Of many clips some are judged, and the others are trained on whole.
+    some = build(dataclasses.replace(config, judge_most=20), torch.device("cpu"))
+    assert sorted(some.batches.clips.lengths.tolist()) == [7, 7, 9, 9, 9]
+    assert [len(each) for each in some.labelled] == [14, 4]
     backbone = quiet(config, tmp_path / "run")
     assert [line["epoch"] for line in lines(tmp_path / "run", "epoch")] == [0, 1, 2, 3]
     assert all(0 <= line["neighbour_accuracy"] <= 1 for line in lines(tmp_path / "run", "epoch"))
