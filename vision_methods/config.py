@@ -7,9 +7,9 @@ each method's ``build`` and the command line know about configurations.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from lcl.config import _check, _check_literals, _setting, plain_settings
 from lcl.optimizers import OPTIMIZERS
@@ -29,6 +29,8 @@ class MethodConfig:
     ValueError
         If a value is out of range.
     """
+
+    _backbones: ClassVar[Sequence[str]] = tuple(BACKBONES)
 
     images: str = _setting("", "folder (or train/ and val/ by class), FILE.h5[:/DATASET] or DIR/*.tar")
     validation_images: str = _setting("", "labelled pictures to judge by; empty: val/ beside train/, or held out")
@@ -79,7 +81,7 @@ class MethodConfig:
         _check("held_out", self.held_out, lambda value: 0 < value < 1, "a share between 0 and 1")
         _check("least_area", self.least_area, lambda value: 0 < value <= 1, "a share of more than 0")
         _check("aspect", self.aspect, lambda value: value >= 1, "at least 1")
-        for name, choices in (("optimizer", OPTIMIZERS), ("backbone", BACKBONES)):
+        for name, choices in (("optimizer", OPTIMIZERS), ("backbone", self._backbones)):
             known = ", ".join(choices)
             _check(name, getattr(self, name), lambda value, choices=choices: value in choices, f"one of {known}")
 
@@ -200,6 +202,68 @@ class VITOConfig(MethodConfig):
             _check(name, getattr(self, name), lambda value: value > 0, "a positive number")
 
 
+@dataclass(frozen=True, kw_only=True)
+class MCViTConfig(MethodConfig):
+    """Settings of MC-ViT (:mod:`vision_methods.mcvit`), and of the models it is compared with.
+
+    Settings of two views, heads and targets, which other methods have, are not its own, and are refused.
+
+    Examples
+    --------
+    >>> MCViTConfig(memory="everything").segment_frames
+    16
+    """
+
+    _backbones: ClassVar[Sequence[str]] = ("vit",)
+
+    images: str = _setting("", "folder with video files and folders of frames; empty: made delayed match to sample")
+    backbone: str = _setting("vit", "a video transformer of the sizes below")
+    held_out: float = _setting(0.2, "share of every clip, its middle, or of every folder's clips that is judged by")
+    classes_by: Literal["clip", "folder"] = _setting("clip", "every clip is a class, or its folder")
+    skip: tuple[str, ...] = _setting(("masks", "annotations"), "folders and files left out, by name, with * and ?")
+    frames_per_s: float = _setting(0.0, "at most so many frames of a second are kept; 0: all")
+    size_px: int = _setting(8, "side of the frames, a multiple of patch_px; of made ones an even number")
+    weights: str = _setting("", "safetensors of a transformer of pictures or videos to start from; empty: none")
+
+    patch_px: int = _setting(4, "side of a patch")
+    tubelet: int = _setting(2, "frames of a tubelet")
+    width: int = _setting(48, "features of a token")
+    depth: int = _setting(2, "blocks")
+    heads: int = _setting(3, "of attention")
+    mlp_ratio: float = _setting(2.0, "hidden units of a block's two-layer network over width")
+    class_token: bool = _setting(False, "a class token in every segment, as networks of pictures have")
+    latent_width: int = _setting(48, "features of the vectors that are compared")
+
+    frames: int = _setting(64, "of a video")
+    segment_frames: int = _setting(16, "read at a time")
+    memory: Literal["consolidated", "everything", "none", "joint"] = _setting(
+        "consolidated", "MC-ViT; everything: all tokens of earlier segments; none; joint: a video is one segment"
+    )
+    kept: int = _setting(2, "tokens kept of a segment in every block")
+    consolidation: Literal["kmeans", "coreset", "random"] = _setting("kmeans", "how tokens are consolidated")
+    detach_memory: bool = _setting(False, "no gradient passes from a segment to those before")
+    short_epochs: int = _setting(8, "epochs at first with videos of one segment")
+    videos_per_epoch: int = _setting(2560, "drawn in an epoch")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        names = ("patch_px", "tubelet", "width", "depth", "heads", "mlp_ratio", "frames", "segment_frames")
+        for name in (*names, "kept", "videos_per_epoch"):
+            _check(name, getattr(self, name), lambda value: value > 0, "a positive number")
+        for name in ("short_epochs", "frames_per_s"):
+            _check(name, getattr(self, name), lambda value: value >= 0, "0 or more")
+        _check("segment_frames", self.segment_frames, lambda value: value % self.tubelet == 0, "whole tubelets")
+        _check("frames", self.frames, lambda value: value % self.tubelet == 0, "whole tubelets")
+        defaults = MethodConfig()
+        for name in ("validation_images", "short_side_px", "layer", "hidden_width", *_TWO_VIEWS):
+            if getattr(self, name) != getattr(defaults, name):
+                raise ValueError(f"{name} is no setting of MC-ViT; leave it out.")
+
+
+#: Settings of methods that compare two views of a picture.
+_TWO_VIEWS = ("keep", "photometric", "least_area", "aspect")
+
+
 def detcon_toy() -> DetConConfig:
     """DetCon_B with FH masks on some thousand photographs, on a laptop.
 
@@ -207,6 +271,64 @@ def detcon_toy() -> DetConConfig:
     minutes. Expected: ``docs/methods-detcon.md``.
     """
     return DetConConfig()
+
+
+def detcon_toy_s() -> DetConConfig:
+    """DetCon_S with FH masks on some thousand photographs, on a laptop.
+
+    Source: our own settings. Command: ``lcl train-method detcon --preset toy-s --images FOLDER``. Hardware: 2 CPU
+    cores. Time: a few minutes. Expected: ``docs/methods-detcon.md``.
+    """
+    return dataclasses.replace(detcon_toy(), variant="S")
+
+
+def detcon_paper() -> DetConConfig:
+    """DetCon_B on ImageNet for 100 epochs.
+
+    Source: Henaff et al. 2021, the authors' code (31,278 steps, 312 of warm-up). Command: ``torchrun --nproc-per-node 8
+    -m lcl.cli train-method detcon --preset paper --images imagenet/train --mask-dir MASKS --store-dir CACHE``.
+    Hardware: the paper's 128 accelerators, or enough memory for 4096 pictures on fewer. Time and expected result: not
+    tried here.
+    """
+    return DetConConfig(
+        size_px=224,
+        short_side_px=512,
+        store_cap_gb=1024.0,
+        backbone="resnet50",
+        hidden_width=4096,
+        latent_width=256,
+        epochs=100,
+        batch=4096,
+        optimizer="lars",
+        learning_rate=3.2,
+        weight_decay=1.5e-6,
+        warmup_epochs=1.0,
+        keep=0.996,
+        fh_scale=1000.0,
+        fh_min_size=1000,
+        judge_every=10,
+        log_every=50,
+    )
+
+
+def detcon_paper_s() -> DetConConfig:
+    """DetCon_S on ImageNet for 1000 epochs.
+
+    Source: second-hand (its code was not published): heads and learning rate as in other implementations; weight decay
+    and warm-up are guesses, and SimCLR's photometric changes ours, since sources disagree. Command: as of ``paper``,
+    with ``--preset paper-s``. Hardware: as of ``paper``. Time and expected result: not tried here.
+    """
+    return dataclasses.replace(
+        detcon_paper(),
+        variant="S",
+        photometric="simclr",
+        hidden_width=2048,
+        latent_width=128,
+        epochs=1000,
+        learning_rate=4.8,
+        weight_decay=1e-6,
+        warmup_epochs=10.0,
+    )
 
 
 def odin_toy() -> OdinConfig:
@@ -318,9 +440,65 @@ def moclr_paper() -> VITOConfig:
     )
 
 
+def mcvit_toy() -> MCViTConfig:
+    """MC-ViT on delayed match to sample, on a laptop: videos of one segment first, then of four.
+
+    Source: our own settings. Command: ``lcl train-method mcvit``. Hardware: 2 CPU cores. Time: about a minute.
+    Expected: ``docs/methods-mcvit.md``.
+    """
+    return MCViTConfig(
+        epochs=14, batch=64, learning_rate=3e-3, warmup_epochs=0.5, judge_most=512, precision="float32", log_every=5
+    )
+
+
+def mcvit_toy_videos() -> MCViTConfig:
+    """MC-ViT tells recordings apart by 64 of their frames, on a laptop.
+
+    Source: our own settings. Command: ``lcl train-method mcvit --preset toy-videos --images FOLDER``. Hardware: 2 CPU
+    cores. Time: a few minutes. Expected: ``docs/methods-mcvit.md``.
+    """
+    return dataclasses.replace(
+        mcvit_toy(), size_px=32, patch_px=8, kept=8, epochs=10, batch=16, videos_per_epoch=160, short_epochs=5
+    )
+
+
+def mcvit_paper() -> MCViTConfig:
+    """MC-ViT-B on Diving48, as far as the paper's main text says.
+
+    Source: Balazevic et al. 2024; batch and steps (30 thousand) second-hand, learning rate and weight decay ours, as
+    the appendix was not available to us. It starts from a video transformer that was trained with texts, which is not
+    public: give weights of your own. Command: ``torchrun --nproc-per-node 8 -m lcl.cli train-method mcvit --preset
+    paper --images DIVING48 --weights FILE``. Hardware: accelerators for 256 videos of 128 frames. Expected: 89.7 %
+    with the published weights; not trained by us.
+    """
+    return MCViTConfig(
+        classes_by="folder",
+        size_px=256,
+        memory_cap_gb=16,
+        store_cap_gb=1000,
+        patch_px=16,
+        width=768,
+        depth=12,
+        heads=12,
+        mlp_ratio=4.0,
+        latent_width=768,
+        frames=128,
+        kept=128,
+        short_epochs=0,
+        videos_per_epoch=25_600,
+        epochs=300,
+        batch=256,
+        learning_rate=1e-5,
+        weight_decay=0.01,
+        judge_every=10,
+        save_every=1000,
+    )
+
+
 #: Presets by method and name.
 PRESETS: dict[str, dict[str, Callable[[], MethodConfig]]] = {
-    "detcon": {"toy": detcon_toy},
+    "detcon": {"toy": detcon_toy, "toy-s": detcon_toy_s, "paper": detcon_paper, "paper-s": detcon_paper_s},
     "odin": {"toy": odin_toy, "paper": odin_paper},
+    "mcvit": {"toy": mcvit_toy, "toy-videos": mcvit_toy_videos, "paper": mcvit_paper},
     "vito": {"toy": vito_toy, "paper": vito_paper, "moclr": moclr_toy, "moclr-paper": moclr_paper},
 }

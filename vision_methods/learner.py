@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -64,4 +64,13 @@ class Learner(Protocol):
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any:
         """As of every torch module."""
+        ...
+
+
+@runtime_checkable
+class Judging(Protocol):
+    """A learner that has a measure of its own, in place of the accuracy of nearest neighbours."""
+
+    def judge(self) -> dict[str, float]:
+        """Numbers by name at the end of an epoch; called on every process, the same on all."""
         ...

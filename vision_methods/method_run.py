@@ -23,7 +23,7 @@ from lcl.checkpoint import (
 )
 from lcl.measure import INPUT_PX
 from neural_fits.vision_model import VisionModel
-from vision_methods.backbones import Backbone, make_backbone
+from vision_methods.backbones import Backbone
 from vision_methods.config import MethodConfig
 from vision_methods.learner import Learner
 from vision_methods.methods import METHODS
@@ -138,7 +138,7 @@ def load_method(run: Path | str) -> tuple[Backbone, dict[str, Any]]:
             f"{run} holds no weights.safetensors, so its training has not finished; "
             f"go on with `lcl train-method {name} --resume {run}`."
         )
-    backbone = make_backbone(config.backbone, seed=config.seed)
+    backbone = METHODS[name].backbone(config, config.seed)
     try:
         backbone.load_state_dict(read_tensors(file)[0])
     except RuntimeError as error:
@@ -171,8 +171,8 @@ def method_model(run: Path | str, *, seed: int | None = None) -> VisionModel:
     if seed is None:
         backbone, everything = load_method(run)
     else:
-        everything = read_method_config(run)[2]
-        backbone, name = make_backbone(everything["model"]["backbone"], seed=seed), f"{name}-untrained-seed{seed}"
+        method, config, everything = read_method_config(run)
+        backbone, name = METHODS[method].backbone(config, seed), f"{name}-untrained-seed{seed}"
     return VisionModel(
         backbone.eval(),
         name,

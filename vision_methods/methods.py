@@ -8,8 +8,13 @@ from typing import Any
 
 import torch
 
-from vision_methods.config import DetConConfig, MethodConfig, OdinConfig, VITOConfig
+from vision_methods.backbones import Backbone, make_backbone
+from vision_methods.config import DetConConfig, MCViTConfig, MethodConfig, OdinConfig, VITOConfig
 from vision_methods.learner import Learner
+
+
+def _named_backbone(config: Any, seed: int) -> Backbone:
+    return make_backbone(config.backbone, seed=seed)
 
 
 @dataclass(frozen=True)
@@ -26,12 +31,15 @@ class Method:
         Its settings.
     build : callable
         From a configuration, a device and ``progress=`` to a learner on that device.
+    backbone : callable
+        From a configuration and a seed to the learner's backbone with new weights, to load a run into.
     """
 
     about: str
     page: str
     config: type[MethodConfig]
     build: Callable[..., Learner]
+    backbone: Callable[[Any, int], Backbone] = _named_backbone
 
 
 def _detcon(config: Any, device: torch.device, *, progress: bool = False) -> Learner:
@@ -50,6 +58,19 @@ def _vito(config: Any, device: torch.device, *, progress: bool = False) -> Learn
     from vision_methods.vito import build
 
     return build(config, device, progress=progress)
+
+
+def _mcvit(config: Any, device: torch.device, *, progress: bool = False) -> Learner:
+    from vision_methods.mcvit import build
+
+    return build(config, device, progress=progress)
+
+
+def _mcvit_backbone(config: Any, seed: int) -> Backbone:
+    from vision_methods.mcvit import make_vit
+    from vision_methods.vit import vit_backbone
+
+    return vit_backbone(make_vit(config, seed))
 
 
 #: Methods by name.
@@ -71,5 +92,12 @@ METHODS: dict[str, Method] = {
         "methods-vito.md",
         VITOConfig,
         _vito,
+    ),
+    "mcvit": Method(
+        "Memory-consolidated transformer for long videos (Balazevic et al. 2024)",
+        "methods-mcvit.md",
+        MCViTConfig,
+        _mcvit,
+        _mcvit_backbone,
     ),
 }

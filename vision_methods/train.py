@@ -34,7 +34,7 @@ from lcl.train import (
 from neural_fits.behavior.readout import NeighbourReadout
 from vision_methods.backbones import Backbone
 from vision_methods.config import MethodConfig
-from vision_methods.learner import Learner
+from vision_methods.learner import Judging, Learner
 from vision_methods.method_run import write_config, write_results
 from vision_methods.methods import METHODS
 
@@ -130,7 +130,7 @@ def train_method(
         Prefetch(lambda _, step: learner.draw(step), order, position) as prefetch,
         tqdm(total=steps, initial=position, desc=name, disable=not (progress and main)) as bar,
     ):
-        if position == 0 and main:
+        if position == 0:
             untrained = learner.backbone
             if learner.labelled is not None:
                 untrained = with_statistics(untrained, learner.labelled[0], size_px=config.size_px, device=device)
@@ -153,7 +153,7 @@ def train_method(
                 log({"stage": name, "step": step, "position": step, "learning_rate": rate, **line})
                 bar.set_postfix_str(f"loss {line['loss']:.3g}", refresh=False)
             epoch, rest = divmod(done, learner.steps_per_epoch)
-            if main and rest == 0 and (done == steps or (config.judge_every and epoch % config.judge_every == 0)):
+            if rest == 0 and (done == steps or (config.judge_every and epoch % config.judge_every == 0)):
                 found = judge(learner, learner.backbone, config, device)
                 log({"stage": "epoch", "epoch": epoch, "step": step, "position": step, **found})
             if done - saved >= config.save_every or done == steps or stopping:
@@ -173,6 +173,8 @@ def train_method(
 def judge(learner: Learner, backbone: Backbone, config: MethodConfig, device: torch.device) -> dict[str, float]:
     """Accuracy of the nearest neighbours among pictures with labels, by the layer that the method reads.
 
+    Every process takes its share of the pictures.
+
     Parameters
     ----------
     learner : Learner
@@ -185,13 +187,17 @@ def judge(learner: Learner, backbone: Backbone, config: MethodConfig, device: to
     Returns
     -------
     dict of str to float
-        ``neighbour_accuracy``; nothing where there are no labels, or ``judge_every`` is 0.
+        ``neighbour_accuracy``; nothing where there are no labels, or ``judge_every`` is 0. The learner's own numbers
+        where it has a measure of its own.
     """
+    if config.judge_every and isinstance(learner, Judging):
+        return learner.judge()
     if learner.labelled is None or not config.judge_every:
         return {}
     sides = []
     for images in learner.labelled:
-        chosen = np.sort(np.random.default_rng(0).permutation(len(images))[: config.judge_most])
+        chosen = np.random.default_rng(0).permutation(len(images))[: config.judge_most]
+        chosen = np.sort(chosen[distributed.rank() :: distributed.world_size()])
         features = mean_responses(
             backbone,
             images,
@@ -201,7 +207,8 @@ def judge(learner: Learner, backbone: Backbone, config: MethodConfig, device: to
             device=device,
             precision=config.precision,
         )
-        sides.append((features.numpy(), images.labels[chosen]))
+        both = (features.to(device), torch.from_numpy(images.labels[chosen]).to(device))
+        sides.append([distributed.gather_over_processes(each).cpu().numpy() for each in both])
     (references, known), (judged, labels) = sides
     readout = NeighbourReadout().fit(references, known)
     return {"neighbour_accuracy": float((readout.predict(judged) == labels).mean())}
@@ -253,6 +260,8 @@ def with_statistics(
 ) -> Backbone:
     """Copy of a backbone whose batch norms have the statistics of some pictures, as an untrained network has none.
 
+    To be called on every process: their batch norms have the statistics of all.
+
     Parameters
     ----------
     backbone : Backbone
@@ -276,7 +285,8 @@ def with_statistics(
         norm.momentum = None  # the plain average over batches
     chosen = np.random.default_rng(seed).permutation(len(images))[:STATISTICS_PICTURES]
     for part in np.array_split(chosen, -(-len(chosen) // CHUNK)):
-        twin(central_squares(images, size_px, part).to(device).float() / 255)
+        own = part[distributed.rank() :: distributed.world_size()]
+        twin(central_squares(images, size_px, own).to(device).float() / 255)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     return twin.eval()
