@@ -1,28 +1,16 @@
-"""MC-ViT: long videos, segment by segment, with a consolidated memory (Balazevic et al. 2024, arXiv 2402.05861).
+"""MC-ViT: long videos by memory consolidation (Balazevic et al. 2024, arXiv 2402.05861).
 
-A video transformer reads a long video in short segments. In every block the tokens of a segment attend to each other
-and to a memory: a few consolidated inputs of that same block from each segment before
-(:mod:`vision_methods.consolidation`), normalised by the block's own norm when they are read. Nothing has parameters of
-its own: the network is a :class:`vision_methods.vit.ViT`, whose positions span the whole video and are added before it
-is divided.
-
-How much of a segment is kept, and how long a segment is, makes the published baselines from the same code:
-
-==================  =================  ======================================================================
-``kept``            segments           model
-==================  =================  ======================================================================
-K                   many               MC-ViT
-0                   many               ST-ViT: every segment alone
-None (all tokens)   many               MA-ViT: memory without consolidation, as in Transformer-XL
-any                 one                joint attention over the whole video
-==================  =================  ======================================================================
+A video transformer that was trained on short clips reads a long video in segments; in every block a segment also
+attends to what was consolidated of those before (:mod:`vision_methods.video_memory`). It is trained on for a while, by
+the contrast of videos and texts, and learns no new parameters but longer positions. Here the videos are made so that
+only memory helps (:mod:`vision_methods.long_sequences`), or are recordings on disk
+(:mod:`vision_methods.long_videos`).
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,227 +18,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lcl import distributed
-from vision_methods.consolidation import consolidate, token_orders
-from vision_methods.vit import ViT, resize_positions
-
-
-@dataclass(frozen=True, eq=False)
-class Memory:
-    """What is carried from one segment of a video to the next.
-
-    Attributes
-    ----------
-    layers : tuple of Tensor, (B, M, width)
-        What was kept of the inputs of every block, the oldest segment first; nothing before the first segment.
-    segments, frames : int
-        Read so far.
-    """
-
-    layers: tuple[Tensor, ...] = ()
-    segments: int = 0
-    frames: int = 0
-
-
-def read_segment(
-    vit: ViT,
-    segment: Tensor,
-    memory: Memory,
-    *,
-    frames: int,
-    kept: int | None,
-    consolidation: str = "kmeans",
-    seeds: int | Sequence[int] = 0,
-    detach: bool = True,
-) -> tuple[Tensor, Memory]:
-    """Tokens of the next segment of a video, and the memory for the one after.
-
-    What is kept are raw inputs of the blocks, consolidated before any norm, and never consolidated again. Tokens of the
-    class and registers serve their own segment and are not kept. The paper's equation and its pseudo-code differ on
-    this; we follow the equation.
-
-    Parameters
-    ----------
-    vit : ViT
-        Of videos.
-    segment : Tensor, (B, S, C, H, W)
-        Floating point, in [0, 1]; whole tubelets and patches.
-    memory : Memory
-        What the segment before left; ``Memory()`` for the first.
-    frames : int
-        Of the whole video, which the positions span.
-    kept : int, optional
-        Tokens kept of the segment in every block; None: all.
-    consolidation : {"kmeans", "coreset", "random"}
-    seeds : int, or one int per video
-        Of what consolidation draws; the same number for all without a list.
-    detach : bool
-        No gradient passes from a segment to those before.
-
-    Returns
-    -------
-    tokens : Tensor, (B, ``vit.first`` + N, width)
-        After the final norm.
-    memory : Memory
-
-    Raises
-    ------
-    ValueError
-        If shapes or settings do not fit, or the video ends before the segment does.
-
-    Examples
-    --------
-    >>> vit = ViT(size_px=16, patch_px=8, width=12, depth=2, heads=2, frames=4, tubelet=2, class_token=False)
-    >>> tokens, memory = read_segment(vit, torch.rand(1, 4, 3, 16, 16), Memory(), frames=32, kept=3)
-    >>> tokens.shape, [tuple(layer.shape) for layer in memory.layers]
-    (torch.Size([1, 8, 12]), [(1, 3, 12), (1, 3, 12)])
-    """
-    begin, end = memory.frames, memory.frames + segment.shape[1]
-    if segment.ndim != 5 or end > frames or frames % vit.tubelet:
-        raise ValueError(
-            f"A segment of shape {tuple(segment.shape)} follows {begin} frames of a video of {frames}; expected "
-            f"(video, frame, channel, row, column), within a whole number of tubelets of {vit.tubelet} frames."
-        )
-    tokens = vit.embed(segment, _positions(vit, segment, begin=begin, frames=frames))
-    before = memory.layers or (tokens[:, :0].detach(),) * len(vit.blocks)
-    if len(before) != len(vit.blocks) or len(before[0]) != len(tokens):
-        raise ValueError(
-            f"The memory is of {len(before)} blocks and {len(before[0])} videos, the segment of {len(vit.blocks)} and "
-            f"{len(tokens)}; give the memory that the segment before left."
-        )
-    count = tokens.shape[1] - vit.first
-    if kept is not None and end == frames:
-        kept = 0  # nothing will read it
-    orders: Sequence[Tensor] = ()
-    if kept:
-        seeds = [seeds] * len(tokens) if isinstance(seeds, int) else seeds
-        orders = token_orders(seeds, count, segment=memory.segments, layers=len(vit.blocks)).to(tokens.device).unbind()
-    after = []
-    for number, (block, read) in enumerate(zip(vit.blocks, before, strict=True)):
-        own = tokens[:, vit.first :]
-        own = own.detach() if detach else own
-        if kept is not None:
-            own = consolidate(own, kept, orders[number], method=consolidation) if kept else own[:, :0]
-        after.append(torch.cat([read, own], 1))
-        tokens = block(tokens, read)
-    return vit.norm(tokens), Memory(tuple(after), memory.segments + 1, end)
-
-
-def _positions(vit: ViT, segment: Tensor, *, begin: int, frames: int) -> Tensor:
-    """Positions of a segment's tokens, out of those of the whole video."""
-    times, rows, columns = vit.grid_of(segment)
-    table = resize_positions(vit.pos_embed, vit.grid, (frames // vit.tubelet, rows, columns))
-    first = table.shape[1] - frames // vit.tubelet * rows * columns
-    start = first + begin // vit.tubelet * rows * columns
-    return torch.cat([table[:, :first], table[:, start : start + times * rows * columns]], 1)
-
-
-def stream(vit: ViT, segments: Iterable[Tensor], *, frames: int, **options: Any) -> Iterator[Tensor]:
-    """Tokens of a video's segments, one after the other; only a segment and the memory are held at a time.
-
-    Parameters
-    ----------
-    vit : ViT
-    segments : iterable of Tensor, (B, S, C, H, W)
-        In order; the last may be shorter.
-    frames : int
-        Of all segments together.
-    **options
-        As of :func:`read_segment`: ``kept``, ``consolidation``, ``seeds``, ``detach``.
-
-    Yields
-    ------
-    Tensor, (B, N, width)
-        Tokens of the patches after the final norm.
-
-    Raises
-    ------
-    ValueError
-        As of :func:`read_segment`.
-
-    Examples
-    --------
-    >>> vit = ViT(size_px=16, patch_px=8, width=12, depth=2, heads=2, frames=4, tubelet=2, class_token=False)
-    >>> parts = stream(vit, (torch.rand(1, 4, 3, 16, 16) for _ in range(8)), frames=32, kept=2)
-    >>> sum(part.shape[1] for part in parts)
-    64
-    """
-    memory = Memory()
-    for segment in segments:
-        tokens, memory = read_segment(vit, segment, memory, frames=frames, **options)
-        yield tokens[:, vit.first :]
-
-
-def read_video(vit: ViT, video: Tensor, *, segment_frames: int = 16, kept: int | None, **options: Any) -> Tensor:
-    """Tokens of a whole video, read segment by segment: what the segments give, one after the other.
-
-    Parameters
-    ----------
-    vit : ViT
-    video : Tensor, (B, T, C, H, W)
-        Floating point, in [0, 1].
-    segment_frames : int
-        A multiple of the tubelet; all frames: joint attention.
-    kept : int, optional
-        As of :func:`read_segment`.
-    **options
-        As of :func:`read_segment`: ``consolidation``, ``seeds``, ``detach``.
-
-    Returns
-    -------
-    Tensor, (B, tokens, width)
-        Of the patches, after the final norm.
-
-    Raises
-    ------
-    ValueError
-        As of :func:`read_segment`.
-
-    Examples
-    --------
-    >>> vit = ViT(size_px=16, patch_px=8, width=12, depth=2, heads=2, frames=4, tubelet=2, class_token=False)
-    >>> read_video(vit, torch.rand(2, 12, 3, 16, 16), segment_frames=4, kept=2).shape
-    torch.Size([2, 24, 12])
-    """
-    if segment_frames < 1 or segment_frames % vit.tubelet:
-        raise ValueError(f"segment_frames is {segment_frames}; expected a multiple of the tubelet, {vit.tubelet}.")
-    return torch.cat(list(stream(vit, video.split(segment_frames, 1), frames=video.shape[1], kept=kept, **options)), 1)
-
-
-def lengthened(vit: ViT, frames: int) -> ViT:
-    """Transformer whose table of positions is for longer videos, interpolated linearly; all else is copied.
-
-    Longer videos are read without it, by positions that are interpolated each time; after it they can be learned.
-
-    Parameters
-    ----------
-    vit : ViT
-        Of videos.
-    frames : int
-        A multiple of the tubelet.
-
-    Returns
-    -------
-    ViT
-
-    Raises
-    ------
-    ValueError
-        If the frames are no whole number of tubelets, or the network is of pictures.
-
-    Examples
-    --------
-    >>> vit = ViT(size_px=16, patch_px=8, width=12, depth=2, heads=2, frames=16, tubelet=2, class_token=False)
-    >>> lengthened(vit, 128).pos_embed.shape
-    torch.Size([1, 256, 12])
-    """
-    if not vit.video or frames < vit.tubelet or frames % vit.tubelet:
-        raise ValueError(
-            f"frames is {frames}; expected a network of videos, and whole tubelets of {vit.tubelet} frames."
-        )
-    longer = copy.deepcopy(vit)
-    longer.grid = (frames // vit.tubelet, *vit.grid[1:])
-    longer.pos_embed = nn.Parameter(resize_positions(vit.pos_embed.detach(), vit.grid, longer.grid).clone())
-    return longer
+from lcl.checkpoint import read_tensors
+from lcl.train import counter_generator
+from vision_methods.backbones import Backbone
+from vision_methods.clip_files import open_clips
+from vision_methods.config import MCViTConfig
+from vision_methods.long_videos import ClipVideos, MadeVideos, VideoBatch, labelled_clips
+from vision_methods.video_memory import lengthened, read_video
+from vision_methods.vit import Maps, ViT, load_timm, resize_positions, vit_backbone
 
 
 def symmetric_nce(
@@ -315,3 +90,277 @@ def symmetric_nce(
         to_texts = torch.cat([to_texts, torch.einsum("bd,bmd->bm", videos, wrong) / temperature], 1)
     both = F.cross_entropy(to_texts, own, reduction="sum") + F.cross_entropy(to_videos, own, reduction="sum")
     return both / len(all_videos)
+
+
+def sine_positions(grid: tuple[int, int, int], width: int) -> Tensor:
+    """Positions of a grid as sines and cosines of time, row and column, a third of the features each.
+
+    A small network learns in a few hundred steps from these what it does not learn from small random ones. Ours.
+
+    Parameters
+    ----------
+    grid : (int, int, int)
+        Times, rows, columns.
+    width : int
+        At least 6; features beyond a multiple of 6 are 0.
+
+    Returns
+    -------
+    Tensor, (1, tokens, width)
+
+    Examples
+    --------
+    >>> sine_positions((2, 1, 1), 6)[0, :, :2].round(decimals=3).abs()
+    tensor([[0., 1.],
+            [1., 0.]])
+    """
+    own = width // 6
+    rates = torch.pi / 2 * 100.0 ** (-torch.arange(own) / own)
+    axes = [torch.arange(count)[:, None] * rates for count in grid]
+    places = torch.cartesian_prod(*(torch.arange(count) for count in grid))
+    waves = [torch.cat([axis.sin(), axis.cos()], 1)[place] for axis, place in zip(axes, places.T, strict=True)]
+    return F.pad(torch.cat(waves, 1), (0, width - 6 * own))[None]
+
+
+class MCViT(nn.Module):
+    """MC-ViT as a learner (:mod:`vision_methods.learner`): long videos are contrasted with the names of their classes.
+
+    The names are learned vectors in place of a text tower, as the paper has it where there are only classes.
+
+    Parameters
+    ----------
+    vit : ViT
+        Of videos.
+    videos : MadeVideos or ClipVideos
+    kept : int, optional
+        As of :func:`read_segment`.
+    segment_frames : int
+        All frames: joint attention.
+    consolidation : {"kmeans", "coreset", "random"}
+    detach : bool
+    latent_width : int
+        Of the vectors that are compared.
+    temperature : float
+    precision : {"float32", "bf16"}
+    steps_per_epoch : int
+    judged : int
+        At most so many videos tell the accuracy.
+    generator : torch.Generator, optional
+        Draws the initial projection and classes.
+    """
+
+    def __init__(
+        self,
+        vit: ViT,
+        videos: MadeVideos | ClipVideos,
+        *,
+        kept: int | None,
+        segment_frames: int = 16,
+        consolidation: str = "kmeans",
+        detach: bool = False,
+        latent_width: int = 48,
+        temperature: float = 0.1,
+        precision: str = "float32",
+        steps_per_epoch: int = 1,
+        judged: int = 500,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        projection = nn.Linear(vit.width, latent_width, bias=False)
+        classes = nn.Embedding(len(videos.classes), latent_width)
+        for weight in (projection.weight, classes.weight):
+            nn.init.normal_(weight, std=weight.shape[1] ** -0.5, generator=generator)
+        self.online = nn.ModuleDict({"encoder": vit_backbone(vit), "projection": projection, "classes": classes})
+        self.videos, self.draw, self.steps_per_epoch, self.about_data = videos, videos, steps_per_epoch, videos.about
+        self.kept, self.segment_frames, self.consolidation, self.detach = kept, segment_frames, consolidation, detach
+        self.temperature, self.precision, self.judged, self.labelled = temperature, precision, judged, None
+
+    @property
+    def backbone(self) -> Backbone:
+        """The transformer, as a network of pictures."""
+        backbone = self.online["encoder"]
+        assert isinstance(backbone, Backbone)
+        return backbone
+
+    @property
+    def names(self) -> Tensor:
+        """Vectors (classes, latent) of the classes."""
+        weight = self.online["classes"].weight
+        assert isinstance(weight, Tensor)
+        return weight
+
+    def embed(self, batch: VideoBatch) -> Tensor:
+        """Vectors (B, latent) of videos: the mean of all their tokens, projected."""
+        trunk, device = self.backbone.trunk, self.names.device
+        assert isinstance(trunk, Maps)
+        videos = batch.videos.to(device, non_blocking=True)
+        videos = videos.float() / 255 if videos.dtype == torch.uint8 else videos
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            tokens = read_video(
+                trunk.vit,
+                videos,
+                segment_frames=self.segment_frames,
+                kept=self.kept,
+                consolidation=self.consolidation,
+                seeds=batch.seeds,
+                detach=self.detach,
+            )
+            return self.online["projection"](tokens.mean(1))
+
+    def answers(self, vectors: Tensor) -> Tensor:
+        """Class (B,) whose vector is most like a video's."""
+        return (vectors.float() @ F.normalize(self.names, dim=1).T).argmax(1)
+
+    def loss(self, batch: VideoBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Share of this process in the contrast, and in the accuracy on the batch before the step learns from it."""
+        vectors = self.embed(batch)
+        labels = batch.labels.to(vectors.device)
+        loss = symmetric_nce(vectors, self.names[labels], temperature=self.temperature, labels=labels)
+        right = (self.answers(vectors.detach()) == labels).float().mean()
+        return loss, {"accuracy": right / distributed.world_size()}
+
+    def after_step(self, step: int, steps: int) -> None:
+        """Nothing follows the network."""
+
+    @torch.no_grad()
+    def judge(self) -> dict[str, float]:
+        """Accuracy on videos that were not trained on; the module is left in evaluation mode."""
+        self.eval()
+        counts = torch.zeros(2, device=self.names.device)
+        for number, batch in enumerate(self.videos.held_out(self.judged)):
+            if number % distributed.world_size() == distributed.rank():
+                found = self.answers(self.embed(batch)).cpu() == batch.labels
+                counts += torch.tensor([float(found.sum()), len(found)], device=counts.device)
+        right, total = distributed.sum_over_processes(counts).tolist()
+        return {"accuracy": right / total}
+
+
+def make_vit(config: MCViTConfig, seed: int) -> ViT:
+    """Video transformer of a configuration, with new weights, for the length of its videos.
+
+    Parameters
+    ----------
+    config : MCViTConfig
+    seed : int
+
+    Returns
+    -------
+    ViT
+        Its weights are normal with variance 1 / fan-in, its positions sines and cosines of one segment, lengthened.
+
+    Examples
+    --------
+    >>> from vision_methods.config import mcvit_toy
+    >>> make_vit(mcvit_toy(), seed=0).grid
+    (32, 2, 2)
+    """
+    generator = torch.Generator().manual_seed(seed)
+    vit = ViT(
+        size_px=config.size_px,
+        patch_px=config.patch_px,
+        width=config.width,
+        depth=config.depth,
+        heads=config.heads,
+        mlp_ratio=config.mlp_ratio,
+        frames=config.segment_frames,
+        tubelet=config.tubelet,
+        class_token=config.class_token,
+        generator=generator,
+    )
+    with torch.no_grad():
+        for module in vit.modules():
+            if isinstance(module, nn.Linear | nn.Conv3d):
+                module.weight.normal_(std=module.weight[0].numel() ** -0.5, generator=generator)
+        vit.pos_embed[:, int(config.class_token) :] = sine_positions(vit.grid, config.width)
+    return lengthened(vit, config.frames)
+
+
+def load_pretrained(vit: ViT, state: Mapping[str, Tensor]) -> None:
+    """Load the weights of a transformer of pictures, or of videos of any length, into one of long videos.
+
+    Parameters
+    ----------
+    vit : ViT
+        Changed in place.
+    state : mapping of str to Tensor
+        Under timm's names (:func:`vision_methods.vit.load_timm`), or as a run of ``lcl train-method`` keeps them; a
+        classifier ``head`` is left out. Positions of other lengths are interpolated in time.
+
+    Raises
+    ------
+    ValueError
+        As of :func:`vision_methods.vit.load_timm`.
+
+    Examples
+    --------
+    >>> sizes = {"size_px": 16, "patch_px": 8, "width": 12, "depth": 2, "heads": 2, "tubelet": 2, "class_token": False}
+    >>> load_pretrained(ViT(**sizes, frames=32), ViT(**sizes, frames=8).state_dict())
+    """
+    state = {name.removeprefix("trunk.vit."): value for name, value in state.items()}
+    positions, (_, rows, columns) = state.get("pos_embed"), vit.grid
+    if positions is not None and positions.ndim == 3:
+        times, rest = divmod(positions.shape[1] - (vit.cls_token is not None), rows * columns)
+        if times > 1 and not rest:
+            state["pos_embed"] = resize_positions(positions, (times, rows, columns), vit.grid)
+    load_timm(vit, state, drop=["head"])
+
+
+def build(config: MCViTConfig, device: torch.device, *, progress: bool = False) -> MCViT:
+    """MC-ViT of a configuration: its videos, and its network with initial or given weights.
+
+    Parameters
+    ----------
+    config : MCViTConfig
+    device : torch.device
+    progress : bool
+        Show progress bars.
+
+    Returns
+    -------
+    MCViT
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If videos or weights cannot be used, or do not fit the settings.
+    """
+    vit = make_vit(config, config.seed)
+    per_epoch = max(1, config.videos_per_epoch // config.batch)
+    options: dict[str, Any] = {
+        "batch": config.batch,
+        "frames": config.frames,
+        "short_frames": config.segment_frames,
+        "short_steps": config.short_epochs * per_epoch,
+        "size_px": config.size_px,
+        "seed": config.seed,
+    }
+    if config.images:
+        clips = open_clips(
+            config.images,
+            short_side_px=config.size_px,
+            skip=config.skip,
+            frames_per_s=config.frames_per_s,
+            memory_cap_bytes=int(config.memory_cap_gb * 2**30),
+            store_cap_bytes=int(config.store_cap_gb * 2**30),
+            store_dir=config.store_dir or None,
+            progress=progress and distributed.rank() == 0,
+        )
+        videos = ClipVideos(*labelled_clips(clips, by=config.classes_by, share=config.held_out), **options)
+    else:
+        videos = MadeVideos(**options)
+    if config.weights:
+        load_pretrained(vit, read_tensors(Path(config.weights).expanduser())[0])
+    return MCViT(
+        vit,
+        videos,
+        kept={"consolidated": config.kept, "everything": None}.get(config.memory, 0),
+        segment_frames=config.frames if config.memory == "joint" else config.segment_frames,
+        consolidation=config.consolidation,
+        detach=config.detach_memory,
+        latent_width=config.latent_width,
+        temperature=config.temperature,
+        precision=config.precision,
+        steps_per_epoch=per_epoch,
+        judged=config.judge_most,
+        generator=counter_generator(config.seed, 5),
+    ).to(device)
