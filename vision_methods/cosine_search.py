@@ -16,7 +16,7 @@ from torch import Tensor
 Search = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 
 #: Queries and keys whose similarities are held at once: what fits a processor's cache, or uses a GPU.
-QUERIES_AT_ONCE, KEYS_AT_ONCE = 512, 1 << 15
+QUERIES_AT_ONCE, KEYS_AT_ONCE = 512, 1 << 14
 #: Similarities of which the largest is found first; those that are not in a group with a large one are passed over.
 GROUP = 16
 
@@ -85,10 +85,15 @@ def exact(keys: Tensor, *, device: torch.device | str | None = None) -> Search:
         _check_search(queries, keys.shape, k)
         wide = torch.promote_types(kind, queries.dtype)
         unit = F.normalize(queries.to(keys.device, wide), dim=1)
+        # One buffer for all products: new memory for each would cost as much as a third of the products themselves.
+        buffer = unit.new_empty(min(QUERIES_AT_ONCE, len(unit)) * min(KEYS_AT_ONCE, len(keys)))
         found = None
         for start in range(0, len(keys), KEYS_AT_ONCE):
             block = keys[start : start + KEYS_AT_ONCE].to(wide)
-            parts = [largest(rows @ block.T, min(k, len(block))) for rows in unit.split(QUERIES_AT_ONCE)]
+            parts = []
+            for rows in unit.split(QUERIES_AT_ONCE):
+                products = buffer[: len(rows) * len(block)].view(len(rows), len(block))
+                parts.append(largest(torch.mm(rows, block.T, out=products), min(k, len(block))))
             values, entries = (torch.cat(each) for each in zip(*parts, strict=True))
             entries = entries + start
             if found is not None:
