@@ -220,7 +220,7 @@ def attention_figure(pictures: Tensor, weights: Mapping[str, Tensor]) -> Figure:
         large = F.interpolate(maps[:, None], shown.shape[1:3], mode="bilinear", align_corners=False)[:, 0]
         for axes, picture, share, light in zip(row, shown, attended_share(maps), large, strict=True):
             light = light / light.max()
-            axes.imshow((picture * light[..., None] + 0.12 * (1 - light[..., None])).clamp(0, 1).numpy())
+            axes.imshow((picture * (0.2 + 0.8 * light[..., None])).clamp(0, 1).numpy())
             axes.set_title(f"{share:.2f}")
     return figure
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lcl import distributed
+from lcl.checkpoint import read_tensors
 from lcl.images import _count, open_images
 from lcl.labelled_images import LabelledImages, train_and_validation
 from lcl.train import counter_generator, shuffled_batch
@@ -36,6 +38,7 @@ from vision_methods.config import VITOConfig
 from vision_methods.curation import read_kept
 from vision_methods.detcon import TARGET_SEED
 from vision_methods.heads import mlp
+from vision_methods.method_run import read_method_config
 from vision_methods.momentum import follow, keep_at
 from vision_methods.pictures import open_pictures, own_share
 from vision_methods.region_contrast import region_contrast
@@ -359,6 +362,33 @@ class VITO(nn.Module):
         follow(self.target, self.encoder, keep_at(step, steps, self.keep))
 
 
+def trained_encoder(run: Path | str) -> AttentionEncoder:
+    """Trained network of a run with its attention, of which the run's weights hold the backbone alone.
+
+    Parameters
+    ----------
+    run : path
+        Made by ``lcl train-method vito``; training may go on.
+
+    Returns
+    -------
+    AttentionEncoder
+        In evaluation mode, on the CPU.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If it is no such run, or its state is damaged.
+    """
+    name, config, _ = read_method_config(run)
+    if not isinstance(config, VITOConfig):
+        raise ValueError(f"{run} is a run of {name}; expected one of vito.")
+    encoder, prefix = _encoder(config, config.seed), "learner/online.encoder."
+    tensors, _ = read_tensors(Path(run) / "state.safetensors")
+    encoder.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+    return encoder.eval()
+
+
 @torch.no_grad()
 def attention_maps(encoder: AttentionEncoder, pictures: Tensor) -> dict[str, Tensor]:
     """Where a network looks, for :func:`vision_methods.attention_pooling.attention_figure`.
@@ -383,12 +413,14 @@ def changed_views(
     pictures: LabelledImages,
     *,
     size_px: int,
-    photometric: Photometric,
+    photometric: Photometric = PHOTOMETRIC["byol"][1],
     least_area: float = 0.4,
     aspect: float = 4 / 3,
     seed: int = 0,
 ) -> LabelledImages:
     """One cropped, flipped and photometrically changed view of every picture: what a network should look through.
+
+    Runs are judged by the defaults whatever they are trained with, so that they can be compared.
 
     Parameters
     ----------
@@ -520,13 +552,7 @@ def _open_data(
     judged = np.sort(order[: max(1, int((clips.lengths[order].cumsum() <= config.judge_most).sum()))])
     rest, middle = clips.divided_in_time(config.held_out, judged)
     references = rest.subset(judged).by_clip()
-    views = changed_views(
-        middle.by_clip(references.classes),
-        size_px=config.size_px,
-        photometric=PHOTOMETRIC[config.photometric][1],
-        least_area=config.least_area,
-        aspect=config.aspect,
-    )
+    views = changed_views(middle.by_clip(references.classes), size_px=config.size_px)
     return (
         rest,
         (references, views),

@@ -160,4 +160,4 @@ def test_a_figure_shows_pictures_darkened_where_weights_are_low():
     assert [axes.get_ylabel() for axes in figure.axes] == ["", "layer3", "layer4"]
     shown = figure.axes[1].images[0].get_array()
     assert shown[0, 0, 0] == 1
-    assert shown[-1, -1, 0] == pytest.approx(0.12)
+    assert shown[-1, -1, 0] == pytest.approx(0.2)

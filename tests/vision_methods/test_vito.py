@@ -30,7 +30,16 @@ from vision_methods.momentum import keep_at
 from vision_methods.region_contrast import nt_xent
 from vision_methods.train import train_method
 from vision_methods.two_views import PHOTOMETRIC
-from vision_methods.vito import VITO, AttentionEncoder, FramePairs, attention_maps, build, changed_views, image_contrast
+from vision_methods.vito import (
+    VITO,
+    AttentionEncoder,
+    FramePairs,
+    attention_maps,
+    build,
+    changed_views,
+    image_contrast,
+    trained_encoder,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 BATCH, SIZE_PX = 6, 32
@@ -307,10 +316,10 @@ def test_too_large_a_batch_says_what_to_do():
 
 def test_changed_views_keep_labels_and_change_pictures():
     clips = clips_of_arrays([movie(seed) for seed in range(3)], fps=10)
-    made = changed_views(clips.by_clip(), size_px=24, photometric=PHOTOMETRIC["byol"][1], seed=1)
+    made = changed_views(clips.by_clip(), size_px=24, seed=1)
     assert made.store.sizes.tolist() == [[24, 24]] * 24
     assert made.labels.tolist() == clips.clip_of_frame.tolist()
-    again = changed_views(clips.by_clip(), size_px=24, photometric=PHOTOMETRIC["byol"][1], seed=1)
+    again = changed_views(clips.by_clip(), size_px=24, seed=1)
     np.testing.assert_array_equal(made.store[5], again.store[5])
     assert (made.store[5] != made.store[6]).any()
 
@@ -368,6 +377,8 @@ def test_a_run_is_judged_by_frames_that_were_held_out(tmp_path, config):
     assert np.bincount(references.labels).tolist() == [7] * 5  # of nine frames, two in the middle are held out
     assert np.bincount(judged.labels).tolist() == [2] * 5
     assert len(learner.batches.clips.frames) == 35
+    other = build(dataclasses.replace(config, least_area=0.08, photometric="none"), torch.device("cpu"))
+    np.testing.assert_array_equal(other.labelled[1].store[3], judged.store[3])  # judged by the same, however trained
     assert "Pooled (attention): V1 (5 x 5), V2 (2 x 2)" in learner.about_data
     # Of many clips some are judged, and the others are trained on whole.
     some = build(dataclasses.replace(config, judge_most=20), torch.device("cpu"))
@@ -380,6 +391,12 @@ def test_a_run_is_judged_by_frames_that_were_held_out(tmp_path, config):
     assert last["loss"] == pytest.approx(last["loss_V1"] + last["loss_V2"], rel=1e-5)
     assert last["collapsed"] == pytest.approx(4 * math.log(7), rel=1e-5)
     assert not backbone.training
+    trained = trained_encoder(tmp_path / "run")
+    for name, tensor in backbone.state_dict().items():
+        assert torch.equal(tensor, trained.backbone.state_dict()[name])
+    assert any(
+        (p != q).any() for p, q in zip(trained.pools.parameters(), learner.encoder.pools.parameters(), strict=True)
+    )
 
 
 def test_the_loss_falls(tmp_path, config):
