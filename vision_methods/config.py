@@ -378,7 +378,14 @@ def vito_toy() -> VITOConfig:
     minutes. Expected: ``docs/methods-vito.md``.
     """
     return VITOConfig(
-        segment_s=0.4, max_gap_s=0.4, pairs_per_clip=8, batch=32, lower_layers=("conv3",), short_side_px=128
+        short_side_px=128,
+        lower_layers=("conv3",),
+        segment_s=0.4,
+        max_gap_s=0.4,
+        pairs_per_clip=8,
+        epochs=40,
+        batch=32,
+        judge_every=5,
     )
 
 
