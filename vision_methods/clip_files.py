@@ -312,8 +312,7 @@ def _frames_of(recording: _Recording, *, assumed_fps: float) -> _Frames | str:
         with _video(recording.files[0]) as (container, stream):
             context = stream.codec_context
             # Packets are counted without decoding them: nearly all of the time of a second pass is saved.
-            packets = [packet for packet in container.demux(stream) if packet.size]
-            stamps = [packet.pts for packet in packets if not packet.is_discard]
+            stamps = [packet.pts for packet in container.demux(stream) if packet.size and not packet.is_discard]
             aspect = float(stream.sample_aspect_ratio or 1)
             sides = context.height, round(context.width * aspect)
             if not stamps or min(sides) < 1:
