@@ -9,6 +9,7 @@ only memory helps (:mod:`vision_methods.long_sequences`), or are recordings on d
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -209,7 +210,7 @@ class MCViT(nn.Module):
 
     def answers(self, vectors: Tensor) -> Tensor:
         """Class (B,) whose vector is most like a video's."""
-        return (vectors.float() @ F.normalize(self.names, dim=1).T).argmax(1)
+        return (vectors.to(self.names.dtype) @ F.normalize(self.names, dim=1).T).argmax(1)
 
     def loss(self, batch: VideoBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Share of this process in the contrast, and in the accuracy on the batch before the step learns from it."""
@@ -325,6 +326,9 @@ def build(config: MCViTConfig, device: torch.device, *, progress: bool = False) 
         If videos or weights cannot be used, or do not fit the settings.
     """
     vit = make_vit(config, config.seed)
+    tokens = config.segment_frames // config.tubelet * math.prod(vit.grid[1:])
+    if config.kept > tokens:
+        raise ValueError(f"kept is {config.kept}, but a segment has {tokens} tokens; lower --kept.")
     per_epoch = max(1, config.videos_per_epoch // config.batch)
     options: dict[str, Any] = {
         "batch": config.batch,
