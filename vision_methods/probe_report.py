@@ -30,7 +30,7 @@ LABELS = {
     "object recovery": "object recovery (share of\nobjects with IoU > 0.5)",
 }
 #: What the line of each measure is, and how it is drawn.
-REFERENCES = {
+REFERENCES: dict[str, tuple[str, Any]] = {
     "linear accuracy": ("the commonest class at every picture", ":"),
     "neighbours accuracy": ("the commonest class at every picture", ":"),
     "mean IoU": ("mean IoU: background at every pixel", ":"),
@@ -226,7 +226,7 @@ def score_table(table: xr.Dataset) -> str:
             if np.isfinite(row[f"{key}_gain"]):
                 gain = (
                     f"<small>{row[f'{key}_gain']:+.3f} ({row[f'{key}_gain_low']:+.3f} to "
-                    f"{row[f'{key}_gain_high']:+.3f}) over random weights</small>"
+                    f"{row[f'{key}_gain_high']:+.3f})</small>"
                 )
             cells += f"<td>{row[key]:.3f}<small>{row[f'{key}_low']:.3f} to {row[f'{key}_high']:.3f}</small>{gain}</td>"
         name = f"{row['model']} {row['layer']}" + ", random weights" * (row["weights"] == WEIGHTS[1])
@@ -235,6 +235,12 @@ def score_table(table: xr.Dataset) -> str:
         '<div class="scroll" tabindex="0" role="group" aria-label="scores"><table class="numbers"><thead><tr>'
         f'<th scope="col">model and layer</th>{head}</tr></thead><tbody>{body}</tbody></table></div>'
     )
+
+
+def _plain(record: Mapping[Any, Any]) -> dict[str, Any]:
+    """Attributes as they were before they were written: lists and mappings from JSON, numbers of Python."""
+    values = {name: value.item() if isinstance(value, np.generic) else value for name, value in record.items()}
+    return {name: json.loads(each) if str(each)[:1] in ("{", "[") else each for name, each in values.items()}
 
 
 def write_probes(table: xr.Dataset, examples: Sequence[Example], out: Path, *, command: str) -> list[str]:
@@ -297,5 +303,5 @@ def write_probes(table: xr.Dataset, examples: Sequence[Example], out: Path, *, c
         "Nothing of a model was trained here. Below each score: its interval, and the difference to the same network "
         "with random weights on the same pictures, with the bootstrap interval over pictures."
     )
-    content += score_table(table) + name_table({**table.attrs, "command": command})
+    content += score_table(table) + name_table({**_plain(table.attrs), "command": command})
     return [section("Frozen probes", content)]

@@ -169,6 +169,9 @@ def test_a_page_is_written_with_what_the_tables_say(tmp_path, monkeypatch, capsy
         assert table.attrs["n_train_pictures"] == 30
         assert float(table.score.sel(row="small 1", weights="given", measure="mean IoU")) == float(rows[0]["mean_IoU"])
         assert json.loads(table.attrs["n_features"])["small 1"] == 8 * 22**2
+        again = probe_report.write_probes(table.load(), [], tmp_path / "again", command="again")
+    assert "n_features.small 1" in again[0]
+    assert (tmp_path / "again" / "probes.csv").read_text() == (out / "probes.csv").read_text()
     page = (out / "report.html").read_text()
     assert page.count("data:image/png") == 3
     assert f"<td>{float(rows[0]['linear_accuracy']):.3f}<small>" in page
