@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 from lcl.config import _check, _check_literals, _setting, plain_settings
 from lcl.optimizers import OPTIMIZERS
 from vision_methods.backbones import BACKBONES
+from vision_methods.vit import VITS
 
 Settings = TypeVar("Settings", bound="MethodConfig")
 
@@ -200,6 +201,36 @@ class VITOConfig(MethodConfig):
             _check(name, getattr(self, name), lambda value: value >= 0, "0 or more")
         for name in ("assumed_fps", "pairs_per_clip"):
             _check(name, getattr(self, name), lambda value: value > 0, "a positive number")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HummingbirdConfig(MethodConfig):
+    """Settings of the reconstruction of Hummingbird's pretraining (:mod:`vision_methods.hummingbird`).
+
+    None of the values is confirmed: of the paper only the names and roles of context and attention pooling are known.
+
+    Examples
+    --------
+    >>> HummingbirdConfig(context_share=0, pooling="mean").memory_pictures
+    1024
+    """
+
+    _backbones: ClassVar[Sequence[str]] = (*BACKBONES, *VITS)
+
+    backbone: str = _setting("toy", f"network that is trained: {', '.join((*BACKBONES, *VITS))}")
+    size_px: int = _setting(64, "side of the views")
+    supervised: bool = _setting(False, "learn the classes of the pictures, without contrast")
+    context_share: float = _setting(0.2, "of what places read from other pictures; 0: none")
+    context_temperature: float = _setting(0.1, "that cosines with the memory are divided by")
+    memory_pictures: int = _setting(1024, "past pictures that are remembered; 0: none")
+    pooling: Literal["attention", "mean"] = _setting("attention", "how places are pooled")
+    value_projection: bool = _setting(True, "pooled places are projected")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check("context_share", self.context_share, lambda value: 0 <= value <= 1, "a share from 0 to 1")
+        _check("context_temperature", self.context_temperature, lambda value: value > 0, "a positive number")
+        _check("memory_pictures", self.memory_pictures, lambda value: value >= 0, "0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -447,6 +478,62 @@ def moclr_paper() -> VITOConfig:
     )
 
 
+def hummingbird_toy() -> HummingbirdConfig:
+    """Reconstructed Hummingbird with a small transformer on some thousand photographs, on a laptop.
+
+    Source: our own settings. Command: ``lcl train-method hummingbird --images FOLDER``. Hardware: 2 CPU cores. Time: a
+    few minutes. Expected: ``docs/methods-hummingbird.md``.
+    """
+    return HummingbirdConfig(epochs=15, precision="float32")
+
+
+def hummingbird_toy_supervised() -> HummingbirdConfig:
+    """Reconstructed supervised Hummingbird on some thousand photographs in folders by class, on a laptop.
+
+    Source, hardware, time: as ``toy``. Command: ``lcl train-method hummingbird --preset toy-supervised --images
+    FOLDER``. Expected: ``docs/methods-hummingbird.md``.
+    """
+    return dataclasses.replace(hummingbird_toy(), supervised=True)
+
+
+def hummingbird_paper() -> HummingbirdConfig:
+    """Hummingbird with a ViT-B/16 on ImageNet, as far as it can be reconstructed: no value here is confirmed.
+
+    Source: inferred, with low confidence (``docs/methods-hummingbird.md``): batch, AdamW, rates, epochs, projector,
+    memory and its share. Command: ``torchrun --nproc-per-node 8 -m lcl.cli train-method hummingbird --preset paper
+    --images imagenet``. Hardware: a batch of 4096 over many accelerators; decoded images take about 340 GB. Expected:
+    mean IoU 70 to 72 on PASCAL VOC is published; not trained by us.
+    """
+    return HummingbirdConfig(
+        size_px=224,
+        short_side_px=256,
+        memory_cap_gb=16,
+        store_cap_gb=400,
+        backbone="vit_base16",
+        hidden_width=4096,
+        latent_width=256,
+        memory_pictures=153_600,
+        epochs=300,
+        batch=4096,
+        learning_rate=1e-3,
+        weight_decay=0.1,
+        warmup_epochs=10,
+        keep=0.99,
+        judge_every=20,
+        save_every=1000,
+        log_every=100,
+    )
+
+
+def hummingbird_paper_supervised() -> HummingbirdConfig:
+    """Supervised Hummingbird (Hummingbird++) with a ViT-B/16, with the recipe of ``paper``: no value is confirmed.
+
+    Source: as ``paper``; the paper's is trained on ImageNet-22k. Command: as of ``paper``, with ``--preset
+    paper-supervised``. Hardware: as ``paper``. Expected: not trained by us.
+    """
+    return dataclasses.replace(hummingbird_paper(), supervised=True, epochs=100)
+
+
 def mcvit_toy() -> MCViTConfig:
     """MC-ViT on delayed match to sample, on a laptop: videos of one segment first, then of four.
 
@@ -506,6 +593,12 @@ def mcvit_paper() -> MCViTConfig:
 PRESETS: dict[str, dict[str, Callable[[], MethodConfig]]] = {
     "detcon": {"toy": detcon_toy, "toy-s": detcon_toy_s, "paper": detcon_paper, "paper-s": detcon_paper_s},
     "odin": {"toy": odin_toy, "paper": odin_paper},
+    "hummingbird": {
+        "toy": hummingbird_toy,
+        "toy-supervised": hummingbird_toy_supervised,
+        "paper": hummingbird_paper,
+        "paper-supervised": hummingbird_paper_supervised,
+    },
     "mcvit": {"toy": mcvit_toy, "toy-videos": mcvit_toy_videos, "paper": mcvit_paper},
     "vito": {"toy": vito_toy, "paper": vito_paper, "moclr": moclr_toy, "moclr-paper": moclr_paper},
 }

@@ -9,7 +9,14 @@ from typing import Any
 import torch
 
 from vision_methods.backbones import Backbone, make_backbone
-from vision_methods.config import DetConConfig, MCViTConfig, MethodConfig, OdinConfig, VITOConfig
+from vision_methods.config import (
+    DetConConfig,
+    HummingbirdConfig,
+    MCViTConfig,
+    MethodConfig,
+    OdinConfig,
+    VITOConfig,
+)
 from vision_methods.learner import Learner
 
 
@@ -60,6 +67,18 @@ def _vito(config: Any, device: torch.device, *, progress: bool = False) -> Learn
     return build(config, device, progress=progress)
 
 
+def _hummingbird(config: Any, device: torch.device, *, progress: bool = False) -> Learner:
+    from vision_methods.hummingbird import build
+
+    return build(config, device, progress=progress)
+
+
+def _hummingbird_backbone(config: Any, seed: int) -> Backbone:
+    from vision_methods.hummingbird import make_encoder_backbone
+
+    return make_encoder_backbone(config, seed)
+
+
 def _mcvit(config: Any, device: torch.device, *, progress: bool = False) -> Learner:
     from vision_methods.mcvit import build
 
@@ -92,6 +111,13 @@ METHODS: dict[str, Method] = {
         "methods-vito.md",
         VITOConfig,
         _vito,
+    ),
+    "hummingbird": Method(
+        "Context from other pictures and attention pooling for dense retrieval, reconstructed (Balazevic et al. 2023)",
+        "methods-hummingbird.md",
+        HummingbirdConfig,
+        _hummingbird,
+        _hummingbird_backbone,
     ),
     "mcvit": Method(
         "Memory-consolidated transformer for long videos (Balazevic et al. 2024)",
