@@ -58,10 +58,12 @@ def train(learner: MCViT, steps: int, *, seed: int) -> None:
         descend(loss, optimiser, rate, name=f"seed {seed}", step=step, check=True)
 
 
-def learner_of(seed: int, memory: str, consolidation: str, kept: int, detached: bool) -> MCViT:
+def learner_of(seed: int, videos: MadeVideos, memory: str, consolidation: str, kept: int, detached: bool) -> MCViT:
     settings = {"memory": memory, "consolidation": consolidation, "kept": kept or 2, "detach_memory": detached}
-    config = dataclasses.replace(mcvit_toy(), seed=seed, short_epochs=0, batch=BATCH, judge_most=JUDGED, **settings)
-    return build(config, torch.device("cpu"))
+    config = dataclasses.replace(mcvit_toy(), seed=seed, judge_most=JUDGED, **settings)
+    learner = build(config, torch.device("cpu"))
+    learner.videos = learner.draw = videos
+    return learner
 
 
 def measure(seed: int, file: Path) -> None:
@@ -69,15 +71,14 @@ def measure(seed: int, file: Path) -> None:
     left = [each for each in CONDITIONS if (str(seed), each[0]) not in done]
     if not left:
         return
-    short = learner_of(seed, "none", "kmeans", 0, False)
-    short.videos = short.draw = MadeVideos(batch=SHORT_BATCH, frames=16, seed=seed)
+    short = learner_of(seed, MadeVideos(batch=SHORT_BATCH, frames=16, seed=seed), "none", "kmeans", 0, False)
     start = time.process_time()
     train(short, SHORT_STEPS, seed=seed)
-    row = (seed, "one segment", "none", "", 0, False, short.judge()["accuracy"], round(time.process_time() - start, 1))
+    spent = round(time.process_time() - start, 1)
     if (str(seed), "one segment") not in done:
-        write(file, row)
+        write(file, (seed, "one segment", "none", "", 0, False, short.judge()["accuracy"], spent))
     for name, *settings in left:
-        learner = learner_of(seed, *settings)
+        learner = learner_of(seed, MadeVideos(batch=BATCH, frames=64, seed=seed), *settings)
         learner.online.load_state_dict(copy.deepcopy(short.online.state_dict()))
         start = time.process_time()
         train(learner, STEPS, seed=seed)

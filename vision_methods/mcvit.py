@@ -237,7 +237,10 @@ class MCViT(nn.Module):
 
 
 def make_vit(config: MCViTConfig, seed: int) -> ViT:
-    """Video transformer of a configuration, with new weights, for the length of its videos.
+    """Video transformer of a configuration, with new weights.
+
+    Its table of positions is for one segment where short videos come first, and is interpolated for long ones: a longer
+    table would learn from short videos in a few places alone. Without short videos it is for the whole length.
 
     Parameters
     ----------
@@ -247,13 +250,12 @@ def make_vit(config: MCViTConfig, seed: int) -> ViT:
     Returns
     -------
     ViT
-        Its weights are normal with variance 1 / fan-in, its positions sines and cosines of one segment, lengthened.
+        Its weights are normal with variance 1 / fan-in, its positions sines and cosines.
 
     Examples
     --------
-    >>> from vision_methods.config import mcvit_toy
-    >>> make_vit(mcvit_toy(), seed=0).grid
-    (32, 2, 2)
+    >>> make_vit(MCViTConfig(short_epochs=5), seed=0).grid, make_vit(MCViTConfig(short_epochs=0), seed=0).grid
+    ((8, 2, 2), (32, 2, 2))
     """
     generator = torch.Generator().manual_seed(seed)
     vit = ViT(
@@ -273,7 +275,7 @@ def make_vit(config: MCViTConfig, seed: int) -> ViT:
             if isinstance(module, nn.Linear | nn.Conv3d):
                 module.weight.normal_(std=module.weight[0].numel() ** -0.5, generator=generator)
         vit.pos_embed[:, int(config.class_token) :] = sine_positions(vit.grid, config.width)
-    return lengthened(vit, config.frames)
+    return vit if config.short_epochs else lengthened(vit, config.frames)
 
 
 def load_pretrained(vit: ViT, state: Mapping[str, Tensor]) -> None:

@@ -42,6 +42,7 @@ SMALL = MCViTConfig(
     log_every=1,
     save_every=2,
 )
+LONG = dataclasses.replace(SMALL, short_epochs=0)
 CPU = torch.device("cpu")
 
 
@@ -125,10 +126,13 @@ def test_positions_are_waves_of_time_row_and_column():
 
 def test_initial_weights_depend_on_the_seed_and_span_the_video():
     first, again, other = (make_vit(SMALL, seed) for seed in (0, 0, 1))
-    assert first.grid == (8, 2, 2)
+    assert (first.grid, make_vit(LONG, 0).grid) == ((2, 2, 2), (8, 2, 2))
+    assert torch.equal(make_vit(LONG, 0).pos_embed, resize_positions(first.pos_embed, (2, 2, 2), (8, 2, 2)))
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
     assert not torch.equal(first.blocks[0].attn.qkv.weight, other.blocks[0].attn.qkv.weight)
-    assert float(make_vit(MCViTConfig(), 0).blocks[0].mlp.fc2.weight.detach().std()) == pytest.approx(96**-0.5, rel=0.05)
+    assert float(make_vit(MCViTConfig(), 0).blocks[0].mlp.fc2.weight.detach().std()) == pytest.approx(
+        96**-0.5, rel=0.05
+    )
     with_class = make_vit(dataclasses.replace(SMALL, class_token=True), 0)
     assert torch.equal(with_class.pos_embed[:, 1:], first.pos_embed)
 
@@ -138,7 +142,7 @@ SIZES = {"size_px": 8, "patch_px": 4, "width": 12, "depth": 2, "heads": 2, "mlp_
 
 def test_weights_of_videos_of_another_length_are_interpolated():
     short = ViT(**SIZES, frames=4, tubelet=2, class_token=False)
-    vit = make_vit(SMALL, 0)
+    vit = make_vit(LONG, 0)
     load_pretrained(vit, {f"trunk.vit.{name}": value for name, value in short.state_dict().items()})
     assert torch.equal(vit.blocks[1].attn.qkv.weight, short.blocks[1].attn.qkv.weight)
     assert torch.equal(vit.pos_embed, resize_positions(short.pos_embed, (2, 2, 2), (8, 2, 2)))
@@ -269,7 +273,7 @@ def test_a_run_that_goes_on_ends_where_an_uninterrupted_one_does(tmp_path):
 def test_a_run_starts_from_the_weights_of_another(tmp_path):
     quiet(SMALL, tmp_path / "first")
     weights = str(tmp_path / "first" / "weights.safetensors")
-    learner = build(dataclasses.replace(SMALL, weights=weights, seed=5, frames=24), CPU)
+    learner = build(dataclasses.replace(SMALL, weights=weights, seed=5, frames=24, short_epochs=0), CPU)
     first = load_method(tmp_path / "first")[0].trunk.vit
     assert learner.backbone.trunk.vit.pos_embed.shape == (1, 48, 12)
     assert torch.equal(learner.backbone.trunk.vit.norm.weight, first.norm.weight)
