@@ -164,7 +164,7 @@ def faiss_ivf(keys: Tensor, *, lists: int | None = None, probed: int | None = No
     index.cp.seed, index.cp.spherical = seed, True
     index.nprobe = probed or max(1, lists // 16)
     generator = torch.Generator().manual_seed(seed)
-    index.train(_plain(keys[torch.randperm(len(keys), generator=generator)[: 256 * lists]]))
+    index.train(_plain(keys[torch.randperm(len(keys), generator=generator)[: 64 * lists]]))
     _fill(index, keys)
     return _faiss_search(index, keys.shape)
 
