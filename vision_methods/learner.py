@@ -72,5 +72,5 @@ class Judging(Protocol):
     """A learner that has a measure of its own, in place of the accuracy of nearest neighbours."""
 
     def judge(self) -> dict[str, float]:
-        """Numbers by name at the end of an epoch; called on every process, the same on all."""
+        """``accuracy`` and ``chance`` at the end of an epoch; called on every process, the same on all."""
         ...

@@ -225,7 +225,7 @@ class MCViT(nn.Module):
 
     @torch.no_grad()
     def judge(self) -> dict[str, float]:
-        """Accuracy on videos that were not trained on; the module is left in evaluation mode."""
+        """``accuracy`` on videos that were not trained on, and ``chance``; leaves the module in evaluation mode."""
         self.eval()
         counts = torch.zeros(2, device=self.names.device)
         for number, batch in enumerate(self.videos.held_out(self.judged)):
@@ -233,7 +233,7 @@ class MCViT(nn.Module):
                 found = self.answers(self.embed(batch)).cpu() == batch.labels
                 counts += torch.tensor([float(found.sum()), len(found)], device=counts.device)
         right, total = distributed.sum_over_processes(counts).tolist()
-        return {"accuracy": right / total}
+        return {"accuracy": right / total, "chance": self.videos.chance}
 
 
 def make_vit(config: MCViTConfig, seed: int) -> ViT:

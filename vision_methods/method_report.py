@@ -122,6 +122,12 @@ def write_method_report(run: Path | str) -> Path:
             f"{everything['model']['layer']}: {judged[0]['neighbour_accuracy']:.3f} untrained, "
             f"{judged[-1]['neighbour_accuracy']:.3f} after epoch {judged[-1]['epoch']}."
         )
+    own = [line for line in lines if line["stage"] == "epoch" and "accuracy" in line]
+    if own:
+        lead.append(
+            f"Accuracy on what was not trained on: {own[0]['accuracy']:.3f} untrained, {own[-1]['accuracy']:.3f} after "
+            f"epoch {own[-1]['epoch']}; {own[-1]['chance']:.3g} by chance."
+        )
     sections = []
     if any(line["stage"] != "epoch" for line in lines):
         figure = training(lines)

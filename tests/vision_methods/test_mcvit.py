@@ -18,6 +18,7 @@ from lcl.distributed import sum_gradients, sum_over_processes
 from vision_methods.config import PRESETS, MCViTConfig
 from vision_methods.long_videos import MadeVideos
 from vision_methods.mcvit import MCViT, build, load_pretrained, make_vit, sine_positions, symmetric_nce
+from vision_methods.method_report import write_method_report
 from vision_methods.method_run import load_method, method_model
 from vision_methods.train import train_method
 from vision_methods.video_memory import read_video
@@ -206,7 +207,7 @@ def test_judging_counts_right_answers_and_changes_nothing():
     learner = build(SMALL, CPU)
     before = [parameter.clone() for parameter in learner.parameters()]
     right = [learner.answers(learner.embed(batch)) == batch.labels for batch in learner.videos.held_out(10)]
-    assert learner.judge() == {"accuracy": pytest.approx(float(torch.cat(right).float().mean()))}
+    assert learner.judge() == {"accuracy": pytest.approx(float(torch.cat(right).float().mean())), "chance": 0.25}
     assert learner.judge() == learner.judge()
     assert all(torch.equal(*pair) for pair in zip(before, learner.parameters(), strict=True))
 
@@ -238,6 +239,8 @@ def test_a_run_is_a_model(tmp_path):
     epochs = lines(tmp_path / "run", "epoch")
     assert [line["epoch"] for line in epochs] == [0, 1, 2, 3]
     assert all(0 <= line["accuracy"] <= 1 for line in epochs)
+    report = write_method_report(tmp_path / "run").read_text()
+    assert f"{epochs[-1]['accuracy']:.3f} after epoch 3; 0.25 by chance" in report
     loaded, everything = load_method(tmp_path / "run")
     assert (everything["model"]["backbone"], everything["config"]["kept"]) == ("vit", 2)
     image = torch.rand(1, 3, 8, 8)
