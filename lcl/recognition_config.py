@@ -125,7 +125,7 @@ def quick() -> RecognitionConfig:
 
     Source: our own settings. Command: ``lcl recognize compare --front-ends lcl:RUN supervised --images FOLDER --out
     DIR``. Hardware: 2 CPU cores. Time: 2 to 3 minutes of CPU time per network for 1,500 training images (by extension
-    from 8 epochs; the whole command was not timed). Expected: ``docs/recognition.md``, for 8 epochs.
+    from 8 epochs with one thread; timed on a busy machine only). Expected: ``docs/recognition.md``.
     """
     return RecognitionConfig()
 
