@@ -133,12 +133,21 @@ def read_segment(
 
 
 def _positions(vit: ViT, segment: Tensor, *, begin: int, frames: int) -> Tensor:
-    """Positions of a segment's tokens, out of those of the whole video."""
+    """Positions of a segment's tokens, as :func:`vision_methods.vit.resize_positions` has them for the whole video.
+
+    No others are made: those of a long video would be as many as its tokens, which are never held together.
+    """
     times, rows, columns = vit.grid_of(segment)
-    table = resize_positions(vit.pos_embed, vit.grid, (frames // vit.tubelet, rows, columns))
-    first = table.shape[1] - frames // vit.tubelet * rows * columns
-    start = first + begin // vit.tubelet * rows * columns
-    return torch.cat([table[:, :first], table[:, start : start + times * rows * columns]], 1)
+    table = resize_positions(vit.pos_embed, vit.grid, (vit.grid[0], rows, columns))[0]
+    first = len(table) - vit.grid[0] * rows * columns
+    grid = table[first:].view(vit.grid[0], rows * columns, -1)
+    last = frames // vit.tubelet - 1
+    places = (torch.arange(times, dtype=torch.float64) + begin // vit.tubelet) * (vit.grid[0] - 1) / max(last, 1)
+    below = places.floor().long().clamp(max=max(vit.grid[0] - 2, 0))
+    above = (below + 1).clamp(max=vit.grid[0] - 1)
+    share = (places - below).to(table.device, table.dtype)[:, None, None]
+    own = torch.lerp(grid[below.to(table.device)], grid[above.to(table.device)], share)
+    return torch.cat([table[:first], own.flatten(0, 1)])[None]
 
 
 def stream(vit: ViT, segments: Iterable[Tensor], *, frames: int, **options: Any) -> Iterator[Tensor]:

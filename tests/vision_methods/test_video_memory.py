@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from vision_methods.consolidation import CONSOLIDATIONS, token_orders
-from vision_methods.video_memory import Memory, lengthened, read_segment, read_video, stream
+from vision_methods.video_memory import Memory, _positions, lengthened, read_segment, read_video, stream
 from vision_methods.vit import VITS, ViT, load_timm, resize_positions
 
 SEGMENT, TOKENS = 4, 8  # frames of a segment, and the tokens they make: 2 tubelets of 2 x 2 patches
@@ -134,7 +134,8 @@ def test_the_first_segment_is_the_transformer_itself(method, kept):
 def test_one_segment_is_joint_attention(kept):
     vit, frames = network(), video()
     joint = vit(frames)["norm"]
-    assert torch.equal(read_video(vit, frames, segment_frames=frames.shape[1], kept=kept), joint)
+    tokens = read_video(vit, frames, segment_frames=frames.shape[1], kept=kept)
+    torch.testing.assert_close(tokens, joint, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("method", CONSOLIDATIONS)
@@ -256,7 +257,7 @@ def test_class_and_register_tokens_serve_their_own_segment():
     assert all(layer.shape == (2, TOKENS, 12) for layer in memory.layers)
     assert read(vit, frames, 2).shape == (2, 4 * TOKENS, 12)
     one = read_segment(vit, frames, Memory(), frames=16, kept=0)[0]
-    assert torch.equal(one, vit(frames)["norm"])
+    torch.testing.assert_close(one, vit(frames)["norm"], rtol=1e-12, atol=1e-12)
 
 
 # Gradients
@@ -315,6 +316,20 @@ def test_the_state_is_that_of_the_transformer():
     changed = [name for name in before if longer[name].shape != before[name].shape]
     assert (list(longer), changed) == (list(before), ["pos_embed"])
     assert longer["pos_embed"].shape == (1, 8 * TOKENS, 12)
+
+
+@pytest.mark.parametrize("sizes", [(4, 8), (8, 8), (4, 16), (2, 8), (8, 2), (16, 12)])
+def test_positions_of_segments_are_those_of_the_whole_video(sizes):
+    frames, total = sizes
+    vit, whole = network(frames=frames, class_token=True), torch.rand(1, total, 3, 12, 8, dtype=torch.float64)
+    expected = vit.embed(whole)
+    parts = [
+        vit.embed(part, _positions(vit, part, begin=2 * number, frames=total))
+        for number, part in enumerate(whole.split(2, 1))
+    ]
+    tokens = torch.cat([parts[0][:, :1], *(part[:, 1:] for part in parts)], 1)
+    torch.testing.assert_close(tokens, expected, rtol=1e-12, atol=1e-12)
+    assert all(torch.equal(part[:, :1], expected[:, :1]) for part in parts)
 
 
 def test_lengthened_positions_are_exact_for_lines_and_read_the_same():
