@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,12 +31,12 @@ from lcl.train import (
     stop_requests,
     trim_metrics,
 )
-from neural_fits.behavior.readout import NeighbourReadout
 from vision_methods.backbones import Backbone
 from vision_methods.config import MethodConfig
 from vision_methods.learner import Judging, Learner
 from vision_methods.method_run import write_config, write_results
 from vision_methods.methods import METHODS
+from vision_methods.probes import classify
 
 #: Pictures at once where a backbone is judged.
 CHUNK = 64
@@ -194,7 +194,7 @@ def judge(learner: Learner, backbone: Backbone, config: MethodConfig, device: to
         return learner.judge()
     if learner.labelled is None or not config.judge_every:
         return {}
-    sides = []
+    layer, sides = config.layer or backbone.layers[-1], []
     for images in learner.labelled:
         chosen = np.random.default_rng(0).permutation(len(images))[: config.judge_most]
         chosen = np.sort(chosen[distributed.rank() :: distributed.world_size()])
@@ -202,16 +202,15 @@ def judge(learner: Learner, backbone: Backbone, config: MethodConfig, device: to
             backbone,
             images,
             chosen,
-            layer=config.layer or backbone.layers[-1],
+            layers=[layer],
             size_px=config.size_px,
             device=device,
             precision=config.precision,
         )
-        both = (features.to(device), torch.from_numpy(images.labels[chosen]).to(device))
+        both = (features[layer].to(device), torch.from_numpy(images.labels[chosen]).to(device))
         sides.append([distributed.gather_over_processes(each).cpu().numpy() for each in both])
     (references, known), (judged, labels) = sides
-    readout = NeighbourReadout().fit(references, known)
-    return {"neighbour_accuracy": float((readout.predict(judged) == labels).mean())}
+    return {"neighbour_accuracy": classify(references, known, judged, labels, probe="neighbours").accuracy}
 
 
 @torch.no_grad()
@@ -220,12 +219,12 @@ def mean_responses(
     images: LabelledImages,
     indices: np.ndarray,
     *,
-    layer: str,
+    layers: Sequence[str],
     size_px: int,
     device: torch.device,
     precision: str = "float32",
-) -> Tensor:
-    """Responses of a layer to central squares of pictures, averaged over the map.
+) -> dict[str, Tensor]:
+    """Responses of layers to central squares of pictures, averaged over the maps.
 
     Parameters
     ----------
@@ -233,7 +232,7 @@ def mean_responses(
         Left in evaluation mode.
     images : LabelledImages
     indices : array of int, (picture,)
-    layer : str
+    layers : sequence of str
     size_px : int
         Side that the squares are scaled to.
     device : torch.device
@@ -241,17 +240,18 @@ def mean_responses(
 
     Returns
     -------
-    Tensor, (picture, channel)
+    dict of str to Tensor, (picture, channel)
         float32 on the CPU.
     """
     backbone.eval()
-    found = []
+    found: dict[str, list[Tensor]] = {layer: [] for layer in layers}
     for start in range(0, len(indices), CHUNK):
         pictures = central_squares(images, size_px, indices[start : start + CHUNK]).to(device).float() / 255
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            maps = backbone(pictures.contiguous(memory_format=torch.channels_last))[layer]
-        found.append(maps.float().mean((2, 3)).cpu())
-    return torch.cat(found)
+            maps = backbone(pictures.contiguous(memory_format=torch.channels_last))
+        for layer in layers:
+            found[layer].append(maps[layer].float().mean((2, 3)).cpu())
+    return {layer: torch.cat(parts) for layer, parts in found.items()}
 
 
 @torch.no_grad()

@@ -255,9 +255,11 @@ def test_the_statistics_of_an_untrained_network(folder):
     assert torch.allclose(norm.running_mean, maps.mean((0, 2, 3)), atol=1e-5)
     assert torch.allclose(norm.running_var, maps.var((0, 2, 3)), rtol=1e-4)
     assert norm.momentum == 0.1
-    found = mean_responses(twin, images, np.array([3, 0]), layer="conv5", size_px=48, device=torch.device("cpu"))
+    layers, device = ["conv2", "conv5"], torch.device("cpu")
+    found = mean_responses(twin, images, np.array([3, 0]), layers=layers, size_px=48, device=device)
     with torch.no_grad():
-        assert torch.allclose(found, twin(pictures[[3, 0]])["conv5"].mean((2, 3)), atol=1e-5)
+        for layer in layers:
+            assert torch.allclose(found[layer], twin(pictures[[3, 0]])[layer].mean((2, 3)), atol=1e-5)
 
 
 class Slopes(nn.Module):
