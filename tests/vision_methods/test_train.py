@@ -209,7 +209,7 @@ def test_two_processes_are_one(tmp_path, config):
         quiet(dataclasses.replace(config, variant=variant), tmp_path / "one" / variant)
         one, two = (load_file(tmp_path / name / variant / "state.safetensors") for name in ("one", "two"))
         for name in one:
-            # Losses and gradients of a step are the same to 1e-6 (test_region_contrast); here they have been through an epoch.
+            # A step is the same to 1e-6 (test_region_contrast); these have been through an epoch.
             assert torch.allclose(one[name].double(), two[name].double(), atol=1e-5, rtol=1e-5), name
         for stage in ("detcon", "epoch"):
             for a, b in zip(*(lines(tmp_path / name / variant, stage) for name in ("one", "two")), strict=True):
