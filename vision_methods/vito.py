@@ -14,11 +14,8 @@ what is known and what is our choice.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,22 +24,28 @@ from torch import Tensor, nn
 
 from lcl import distributed
 from lcl.checkpoint import read_tensors
-from lcl.images import _count, open_images
+from lcl.images import _count
 from lcl.labelled_images import LabelledImages, train_and_validation
-from lcl.train import counter_generator, shuffled_batch
+from lcl.train import counter_generator
 from vision_methods.attention_pooling import POOLINGS, attend, attended_share
 from vision_methods.backbones import Backbone, make_backbone
-from vision_methods.clip_files import open_clips
-from vision_methods.clips import ClipStore, draw_frame_pairs, still_clips
+from vision_methods.clips import ClipStore, still_clips
 from vision_methods.config import VITOConfig
-from vision_methods.curation import read_kept
 from vision_methods.detcon import TARGET_SEED
+from vision_methods.frame_pairs import (
+    FramePairs,
+    FrameView,
+    changed_views,
+    configured_clips,
+    held_out_frames,
+    store_options,
+)
 from vision_methods.heads import mlp
 from vision_methods.method_run import read_method_config
 from vision_methods.momentum import follow, keep_at
-from vision_methods.pictures import open_pictures, own_share
+from vision_methods.pictures import open_pictures
 from vision_methods.region_contrast import region_contrast
-from vision_methods.two_views import PHOTOMETRIC, Photometric, Views, cut_views, draw_views, photometric_views
+from vision_methods.two_views import PHOTOMETRIC, photometric_views
 
 
 def image_contrast(
@@ -78,95 +81,6 @@ def image_contrast(
     ids = torch.zeros(len(queries1), 1, dtype=torch.int64, device=queries1.device)
     first, second, key1, key2 = (each[:, None] for each in (queries1, queries2, keys1, keys2))
     return region_contrast(first, second, key1, key2, ids, ids, temperature=temperature)
-
-
-class FrameView(NamedTuple):
-    """One view of each clip of a batch.
-
-    Attributes
-    ----------
-    crops : Tensor of uint8, (B, 3, size, size)
-    views : Views
-        How they were cut, and how they are changed.
-    """
-
-    crops: Tensor
-    views: Views
-
-
-class FramePairs:
-    """Two frames of each clip, cut and changed on their own, by number of the step; each process cuts its own share.
-
-    No clip is twice in a batch: it would be its own negative.
-
-    Parameters
-    ----------
-    clips : ClipStore
-    batch : int
-        Clips per step, over all processes.
-    size_px : int
-        Side of the views.
-    max_gap_s : float
-        Largest distance in time of the two frames; 0: one frame, twice.
-    pairs_per_clip : int
-        Pairs of every clip in an epoch.
-    photometric : (Photometric, Photometric)
-        Of the two views.
-    least_area, aspect : float
-        Of :func:`vision_methods.two_views.draw_views`.
-    seed : int
-
-    Raises
-    ------
-    ValueError
-        If the batch does not fit the clips or the processes.
-    """
-
-    def __init__(
-        self,
-        clips: ClipStore,
-        *,
-        batch: int,
-        size_px: int,
-        max_gap_s: float = 2.56,
-        pairs_per_clip: int = 1,
-        photometric: tuple[Photometric, Photometric],
-        least_area: float = 0.4,
-        aspect: float = 4 / 3,
-        seed: int,
-    ) -> None:
-        if batch > len(clips):
-            raise ValueError(
-                f"batch is {batch}, but there are {len(clips)} clips, and none may be twice in a batch; lower --batch, "
-                "or divide the clips with --segment-s."
-            )
-        self.own, per_pass = own_share(len(clips), batch)
-        self.per_epoch = pairs_per_clip * per_pass
-        self.clips, self.batch, self.size_px, self.max_gap_s = clips, batch, size_px, max_gap_s
-        self.photometric, self.least_area, self.aspect, self.seed = photometric, least_area, aspect, seed
-        self.pool = ThreadPoolExecutor(max(1, min(8, (os.cpu_count() or 1) - 1)))
-
-    def frames(self, step: int) -> np.ndarray:
-        """Numbers of the frames of a step, (batch, 2)."""
-        index = shuffled_batch(len(self.clips), self.batch, seed=self.seed, step=step)
-        return draw_frame_pairs(self.clips, index, counter_generator(self.seed, 5, step), max_gap_s=self.max_gap_s)
-
-    def __call__(self, step: int) -> tuple[FrameView, FrameView]:
-        """Both views of this process's share of a step."""
-        first, second = self.frames(step).T
-        return self.view(step, first, 0), self.view(step, second, 1)
-
-    def view(self, step: int, frames: np.ndarray, number: int) -> FrameView:
-        """One of the two views; windows and changes of the two are independent."""
-        drawn = draw_views(
-            self.clips.frames.sizes[frames],
-            counter_generator(self.seed, 1 + number, step),
-            photometric=self.photometric[number],
-            least_area=self.least_area,
-            aspect=self.aspect,
-        )
-        views = drawn.part(self.own)
-        return FrameView(cut_views(self.clips.frames, frames[self.own], views, self.size_px, self.pool), views)
 
 
 class AttentionEncoder(nn.Module):
@@ -409,41 +323,6 @@ def attention_maps(encoder: AttentionEncoder, pictures: Tensor) -> dict[str, Ten
     return {layer: weights.cpu() for layer, weights in encoder.eval()(pictures.to(device))[1].items()}
 
 
-def changed_views(
-    pictures: LabelledImages,
-    *,
-    size_px: int,
-    photometric: Photometric = PHOTOMETRIC["byol"][1],
-    least_area: float = 0.4,
-    aspect: float = 4 / 3,
-    seed: int = 0,
-) -> LabelledImages:
-    """One cropped, flipped and photometrically changed view of every picture: what a network should look through.
-
-    Runs are judged by the defaults whatever they are trained with, so that they can be compared.
-
-    Parameters
-    ----------
-    pictures : LabelledImages
-    size_px : int
-        Side of the views.
-    photometric : Photometric
-    least_area, aspect : float
-        Of :func:`vision_methods.two_views.draw_views`.
-    seed : int
-
-    Returns
-    -------
-    LabelledImages
-        With the same labels.
-    """
-    generator = counter_generator(seed, 11)
-    views = draw_views(pictures.store.sizes, generator, photometric=photometric, least_area=least_area, aspect=aspect)
-    crops = cut_views(pictures.store, np.arange(len(pictures)), views, size_px)
-    changed = (photometric_views(crops, views) * 255).round().byte().permute(0, 2, 3, 1).numpy()
-    return LabelledImages(open_images(list(changed), short_side_px=size_px), pictures.labels, pictures.classes)
-
-
 def build(config: VITOConfig, device: torch.device, *, progress: bool = False) -> VITO:
     """VITO of a configuration: its clips, and its networks with initial weights.
 
@@ -522,40 +401,20 @@ def _open_data(
     if config.still:
         pictures = open_pictures(config, progress=progress)
         return still_clips(pictures.store), pictures.labelled, pictures.about
-    if not config.images:
-        raise ValueError("there are no clips; give --images FOLDER with video files or folders of frames.")
-    options: dict[str, Any] = {
-        "short_side_px": config.short_side_px,
-        "memory_cap_bytes": int(config.memory_cap_gb * 2**30),
-        "store_cap_bytes": int(config.store_cap_gb * 2**30),
-        "store_dir": config.store_dir or None,
-        "progress": progress and distributed.rank() == 0,
-    }
-    clips = open_clips(
-        config.images,
-        frames_per_s=config.frames_per_s,
-        first_s=config.first_s,
-        segment_s=config.segment_s,
-        assumed_fps=config.assumed_fps,
-        skip=config.skip,
-        only=read_kept(config.clip_table) if config.clip_table else None,
-        seed=config.seed,
-        **options,
-    )
+    clips = configured_clips(config, progress=progress)
     about = clips.summary()
     if config.validation_images:
-        labelled = train_and_validation(config.validation_images, held_out=config.held_out, **options)
+        labelled = train_and_validation(
+            config.validation_images, held_out=config.held_out, **store_options(config, progress)
+        )
         return clips, labelled, f"{about}\n{len(labelled[1])} pictures with labels to judge by"
     if clips.lengths.max() < 3:
         return clips, None, f"{about}\nNo accuracy at the end of epochs: no clip has three frames"
-    order = np.random.default_rng(0).permutation(np.flatnonzero(clips.lengths >= 3))
-    judged = np.sort(order[: max(1, int((clips.lengths[order].cumsum() <= config.judge_most).sum()))])
-    rest, middle = clips.divided_in_time(config.held_out, judged)
-    references = rest.subset(judged).by_clip()
-    views = changed_views(middle.by_clip(references.classes), size_px=config.size_px)
+    held = held_out_frames(clips, share=config.held_out, most=config.judge_most)
+    views = changed_views(held.middle, size_px=config.size_px)
     return (
-        rest,
-        (references, views),
-        f"{about}\n{len(views)} frames from the middle of {_count(len(judged), 'clip')} are held out: a view of each, "
-        "cropped and changed, is looked up among the frames trained on, by clip",
+        held.rest,
+        (held.references, views),
+        f"{about}\n{len(views)} frames from the middle of {_count(len(held.middle.classes), 'clip')} are held out: a "
+        "view of each, cropped and changed, is looked up among the frames trained on, by clip",
     )
