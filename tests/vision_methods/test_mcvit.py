@@ -379,7 +379,7 @@ def test_two_processes_are_one(tmp_path):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     if sys.platform == "linux":
         environment["GLOO_SOCKET_IFNAME"] = "lo"
-    command = [sys.executable, "-W", "error", __file__, str(tmp_path)]
+    command = [sys.executable, "-W", "error", "-W", "ignore::DeprecationWarning", __file__, str(tmp_path)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     started = [subprocess.Popen([*command, str(number)], env=environment, **pipes) for number in (0, 1)]
     try:

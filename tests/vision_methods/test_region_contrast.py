@@ -535,7 +535,7 @@ def two(tmp_path_factory):
         environment["GLOO_SOCKET_IFNAME"] = "lo"
     started = [
         subprocess.Popen(
-            [sys.executable, "-W", "error", __file__, str(folder), str(number)],
+            [sys.executable, "-W", "error", "-W", "ignore::DeprecationWarning", __file__, str(folder), str(number)],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
