@@ -8,7 +8,7 @@ training saw. Chance is 1/4.
     python benchmarks/mcvit_memory.py [--seeds 0,1,2] [--out DIR]
 
 Lines are added to DIR/mcvit_memory.csv as they are found, and what is there already is not done again; when all is
-there, the table is printed and DIR/mcvit_memory.png drawn. About ten minutes of one core in all.
+there, the table is printed and DIR/mcvit_memory.png drawn. About a quarter of an hour of one core in all.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 
 from lcl.optimizers import learning_rate_factor, optimizer
 from lcl.recognition_train import descend
-from stimuli.drawing import BLUE, GREEN, GREY, VERMILION, png, styled
+from stimuli.drawing import BLUE, GREEN, VERMILION, png, styled
 from vision_methods.config import mcvit_toy
 from vision_methods.long_videos import MadeVideos
 from vision_methods.mcvit import MCViT, build
@@ -115,23 +115,20 @@ def draw(found: dict[str, list[float]]) -> Figure:
     figure = Figure((5.6, 3.6), layout="constrained")
     axes = figure.subplots()
     axes.axvspan(2 * 2**-0.12, 2 * 2**0.12, color="0.93", linewidth=0, zorder=0)
-    axes.text(2, 1.03, "1/16 of the tokens", ha="center", va="bottom", fontsize=8)
+    axes.text(2, 1.06, "1/16 of the tokens", ha="center", va="bottom", fontsize=8)
     for name, colour in COLOURS.items():
         values = [found[f"{name} {kept}"] for kept in KEPT]
         means = [statistics.mean(each) for each in values]
         axes.plot(KEPT, means, color=colour, marker="o", label={"kmeans": "k-means"}.get(name, name))
         low, high = ([end(each) for each in values] for end in (min, max))
         axes.fill_between(KEPT, low, high, color=colour, alpha=0.15, linewidth=0)
-    for name, style, text in (
-        ("everything", "-", "everything (32)"),
-        ("joint", "--", "joint attention"),
-        ("none", ":", "no memory"),
-    ):
-        axes.axhline(statistics.mean(found[name]), color="black", linestyle=style, linewidth=1, label=text)
-    axes.axhline(0.25, color=GREY, linewidth=1, label="chance")
+    axes.axhline(statistics.mean(found["everything"]), color="0.75", linewidth=4, label="everything (32)", zorder=1)
+    axes.axhline(statistics.mean(found["joint"]), color="black", linestyle="--", linewidth=1, label="joint attention")
+    axes.axhline(statistics.mean(found["none"]), color="black", linestyle=":", linewidth=1.2, label="no memory")
+    axes.axhline(0.25, color="0.85", linewidth=4, label="chance", zorder=1)
     axes.set_xscale("log", base=2)
     axes.set_xticks(KEPT, [str(kept) for kept in KEPT])
-    axes.set(ylim=(0, 1.02), xlabel="tokens kept of a segment's 32, in every block", ylabel="accuracy")
+    axes.set(ylim=(0, 1.05), xlabel="tokens kept of a segment's 32, in every block", ylabel="accuracy")
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 

@@ -50,8 +50,12 @@ from vision_methods.two_views import PHOTOMETRIC, Photometric, Views, cut_views,
 LEAST_CELLS = 0.5
 #: Shares of cells that differ by less than one part of so many are equal.
 SHARE_PARTS = 2**20
-#: Colours of segments in figures.
-TINTS = [to_rgb(colour) for colour in (VERMILION, BLUE, ORANGE, SKY, GREEN, PURPLE)]
+#: Colours of segments in figures: six, then lighter and darker ones.
+TINTS = [
+    tuple(np.clip(share * np.array(to_rgb(colour)) + white, 0, 1))
+    for share, white in ((1.0, 0.0), (0.5, 0.5), (0.5, 0.0))
+    for colour in (VERMILION, BLUE, ORANGE, SKY, GREEN, PURPLE)
+]
 
 
 def spanning_boxes(first: Tensor, second: Tensor) -> Tensor:
