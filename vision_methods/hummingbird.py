@@ -34,12 +34,13 @@ from vision_methods.backbones import Backbone, make_backbone
 from vision_methods.clips import still_clips
 from vision_methods.config import HummingbirdConfig
 from vision_methods.detcon import latent_spread
+from vision_methods.frame_pairs import FramePairs, FrameView
 from vision_methods.heads import mlp
 from vision_methods.momentum import follow, keep_at, target_of
 from vision_methods.pictures import open_pictures
 from vision_methods.two_views import PHOTOMETRIC, photometric_views
 from vision_methods.vit import VITS, ViT, vit_backbone
-from vision_methods.vito import FramePairs, FrameView, image_contrast
+from vision_methods.vito import image_contrast
 
 
 def read_memory(features: Tensor, keys: Tensor, values: Tensor, *, temperature: float) -> Tensor:

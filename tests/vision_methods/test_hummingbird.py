@@ -22,6 +22,7 @@ from lcl.cli import main as lcl
 from lcl.distributed import sum_gradients, sum_over_processes
 from vision_methods.clips import clips_of_arrays
 from vision_methods.config import PRESETS, HummingbirdConfig
+from vision_methods.frame_pairs import FramePairs
 from vision_methods.heads import mlp
 from vision_methods.hummingbird import (
     Context,
@@ -37,7 +38,7 @@ from vision_methods.momentum import keep_at, target_of
 from vision_methods.train import train_method
 from vision_methods.two_views import PHOTOMETRIC
 from vision_methods.vit import ViT, vit_backbone
-from vision_methods.vito import FramePairs, image_contrast
+from vision_methods.vito import image_contrast
 
 ROOT = Path(__file__).resolve().parents[2]
 BATCH, SIZE_PX, WIDTH = 6, 16, 12
