@@ -7,7 +7,6 @@ that people saw, and is not computed here.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from lcl.recognition_report import write_table
 from lcl.report import name_table, paragraph, section
 from neural_fits.activations import activations
 from neural_fits.behavior.categories import CATEGORIES
+from neural_fits.behavior.exclusions import label_value, level_value
 from neural_fits.behavior.measures import accuracy
 from neural_fits.behavior.readout import READOUTS
 from neural_fits.behavior.trials import read_experiment
@@ -35,9 +35,6 @@ from stimuli.distortions import DISTORTIONS, LEVELS
 #: Side of the pictures, px, as in the experiments: levels in pixels mean the same.
 SIZE_PX = 224
 
-#: Weights of red, green and blue in luma (ITU-R 601).
-_LUMA = (0.299, 0.587, 0.114)
-
 NO_CONSISTENCY = (
     "These are not the pictures that people saw, so only accuracies can be compared: error consistency, which asks "
     "whether two observers err at the same pictures, cannot be computed. People chose among 16 categories, the models "
@@ -47,8 +44,6 @@ NO_CONSISTENCY = (
 
 def condition_of(level: Any, conditions: Iterable[str]) -> str:
     """Label in the trials of people of a level of a distortion.
-
-    Labels say more than the level: ``c30`` (contrast), ``4-10-10`` (reach, coherence and grain of an eidolon).
 
     Parameters
     ----------
@@ -69,17 +64,7 @@ def condition_of(level: Any, conditions: Iterable[str]) -> str:
     >>> condition_of(7, ["c100", "c03"])
     ''
     """
-    for label in conditions:
-        if _value(re.sub(r"^c(?=\d)", "", label).partition("-")[0]) == _value(str(level)):
-            return label
-    return ""
-
-
-def _value(label: str) -> str | float:
-    try:
-        return float(label)
-    except ValueError:
-        return label.casefold()
+    return next((label for label in conditions if level_value(label) == label_value(level)), "")
 
 
 def people_under(folder: Path | str, distortions: Iterable[str]) -> dict[str, xr.Dataset]:
@@ -161,12 +146,7 @@ class LayerReadout(nn.Module):
 
     def features(self, images: Tensor) -> np.ndarray:
         """Features (image, feature) of pictures (B, C, H, W)."""
-        if self.model.channels == 1 and images.shape[1] == 3:
-            luma = (images.float() * images.new_tensor(_LUMA, dtype=torch.float32).view(3, 1, 1)).sum(1)
-            images = luma if images.is_floating_point() else luma.round().to(torch.uint8)
-        else:
-            images = images.permute(0, 2, 3, 1)
-        found = activations(self.model, images.contiguous(), **self.options)[self.layer]
+        found = activations(self.model, images.permute(0, 2, 3, 1).contiguous(), **self.options)[self.layer]
         return np.asarray(found).reshape(len(found), -1)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lcl.images import _HDF5_SOURCE, ImageStore, _expand_braces, open_images
+from neural_fits.placing import LUMA
 
 VALIDATION_FOLDERS = ("val", "validation", "test")
 
@@ -427,6 +428,6 @@ def photometric(crops: Tensor, drawn: CropParameters) -> Tensor:
     mean = images.mean((1, 2, 3), keepdim=True)
     images = (mean + contrast * (images - mean)).clamp(0, 1)
     if images.shape[1] == 3:
-        luma = (images * images.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1, keepdim=True)
+        luma = (images * images.new_tensor(LUMA).view(3, 1, 1)).sum(1, keepdim=True)
         images = (luma + saturation * (images - luma)).clamp(0, 1)
     return images

@@ -6,7 +6,6 @@ Distorted pictures are made once and shown to all networks, so every comparison 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from lcl.recognition_train import logits_of
-from neural_fits.behavior.exclusions import EXCLUSIONS
+from neural_fits.behavior.exclusions import EXCLUSIONS, label_value, level_value
 from neural_fits.bootstrap import percentile_interval, resampled_counts
 from stimuli.distortions import DISTORTIONS, LEVELS
 
@@ -189,16 +188,7 @@ def kept(distortion: str, level: str, rule: str) -> bool:
         return True
     if distortion not in EXCLUSIONS["undistorted"]:
         return level != str(LEVELS.get(distortion, ("",))[0])
-    # Labels of the published files say more than the level: c100, 1-10-10 (reach, coherence, grain).
-    excluded = [re.sub(r"^c(?=\d)", "", label).partition("-")[0] for label in EXCLUSIONS[rule].get(distortion, ())]
-    return _value(level) not in map(_value, excluded)
-
-
-def _value(label: str) -> str | float:
-    try:
-        return float(label)
-    except ValueError:
-        return label.casefold()
+    return label_value(level) not in map(level_value, EXCLUSIONS[rule].get(distortion, ()))
 
 
 def image_scores(table: xr.Dataset, *, rule: str = "undistorted") -> dict[str, np.ndarray]:

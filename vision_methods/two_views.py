@@ -28,9 +28,8 @@ from torch import Tensor
 
 from lcl.images import ImageStore
 from lcl.labelled_images import cut, draw_crops
+from neural_fits.placing import LUMA
 
-#: ITU-R BT.601.
-LUMA = (0.299, 0.587, 0.114)
 #: Values of a batch that are worked on at a time on a CPU, so that they stay in its cache.
 CHUNK_VALUES = 1 << 19
 

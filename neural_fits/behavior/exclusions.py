@@ -8,6 +8,7 @@ A label is compared by value: ``"0.0"`` stands for `0.00` and ``"True"`` for `tr
 and in the files.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 import xarray as xr
@@ -56,11 +57,47 @@ EXCLUSIONS: dict[str, Mapping[str, Sequence[str]]] = {
 }
 
 
-def _value(label: str) -> str | float:
+def label_value(label: object) -> str | float:
+    """What a label of a condition stands for: a number, or text whose case does not matter.
+
+    Parameters
+    ----------
+    label : object
+        Its text counts.
+
+    Returns
+    -------
+    str or float
+
+    Examples
+    --------
+    >>> label_value("0.60"), label_value("True"), label_value(3)
+    (0.6, 'true', 3.0)
+    """
     try:
-        return float(label)
+        return float(str(label))
     except ValueError:
         return str(label).casefold()
+
+
+def level_value(label: str) -> str | float:
+    """Level of the distortion in the label of a condition, which may say more.
+
+    Parameters
+    ----------
+    label : str
+        Such as ``c30`` (contrast) or ``4-10-10`` (reach, coherence and grain of an eidolon).
+
+    Returns
+    -------
+    str or float
+
+    Examples
+    --------
+    >>> level_value("c30"), level_value("4-10-10"), level_value("cr")
+    (30.0, 4.0, 'cr')
+    """
+    return label_value(re.sub(r"^c(?=\d)", "", label).partition("-")[0])
 
 
 def kept_conditions(
@@ -94,9 +131,9 @@ def kept_conditions(
             raise ValueError(f"rule is {rule!r}; expected one of {', '.join(EXCLUSIONS)}, or a mapping.")
         rule = EXCLUSIONS[rule]
     conditions = [str(label) for label in conditions]
-    unknown = {_value(label) for label in rule.get(experiment, ())}
-    kept = [label for label in conditions if _value(label) not in unknown]
-    unknown -= {_value(label) for label in conditions}
+    unknown = {label_value(label) for label in rule.get(experiment, ())}
+    kept = [label for label in conditions if label_value(label) not in unknown]
+    unknown -= {label_value(label) for label in conditions}
     if unknown:
         raise ValueError(
             f"the rule leaves out condition {next(iter(unknown))!r} of {experiment}, which has {', '.join(conditions)}."
