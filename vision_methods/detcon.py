@@ -27,9 +27,9 @@ from vision_methods.backbones import Backbone, make_backbone
 from vision_methods.config import DetConConfig
 from vision_methods.heads import mlp
 from vision_methods.masks import image_masks, resize_labels
-from vision_methods.momentum import follow, keep_at
+from vision_methods.momentum import TARGET_SEED, follow, keep_at
 from vision_methods.pictures import open_pictures, own_share
-from vision_methods.region_contrast import label_grid, pool_masks, region_contrast, sample_ids
+from vision_methods.region_contrast import label_grid, latent_spread, pool_masks, region_contrast, sample_ids
 from vision_methods.two_views import (
     PHOTOMETRIC,
     Photometric,
@@ -39,9 +39,6 @@ from vision_methods.two_views import (
     draw_views,
     photometric_views,
 )
-
-#: Added to the seed of a run for the initial weights of the target network.
-TARGET_SEED = 1_000_003
 
 
 class MaskedView(NamedTuple):
@@ -307,30 +304,6 @@ class DetCon(nn.Module):
 
 
 @torch.no_grad()
-def latent_spread(latents: Tensor) -> Tensor:
-    """Standard deviation of the directions of latents over the batch of all processes, in units of random directions'.
-
-    Parameters
-    ----------
-    latents : Tensor, (..., D)
-
-    Returns
-    -------
-    Tensor, scalar
-        Mean over dimensions, times the root of D: 0 for one direction, 1 for directions that are evenly spread.
-
-    Examples
-    --------
-    >>> latent_spread(torch.cat([torch.eye(4), -torch.eye(4)])), latent_spread(torch.ones(8, 4))
-    (tensor(1.), tensor(0.))
-    """
-    unit = F.normalize(latents.float(), dim=-1).flatten(0, -2)
-    count = distributed.sum_over_processes(unit.new_tensor([len(unit)]))
-    mean = distributed.sum_over_processes(unit.sum(0)) / count
-    variance = distributed.sum_over_processes((unit - mean).square().sum(0)) / count
-    return variance.sqrt().mean() * unit.shape[1] ** 0.5
-
-
 def collapsed_loss(ids1: Tensor, ids2: Tensor, *, batch: int, local_negatives: bool = True) -> Tensor:
     """Share of this process in DetCon's loss if all latents were equal: where training starts, and must not stay.
 

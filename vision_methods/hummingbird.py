@@ -33,11 +33,11 @@ from vision_methods.attention_pooling import POOLINGS, attend, attended_share
 from vision_methods.backbones import Backbone, make_backbone
 from vision_methods.clips import still_clips
 from vision_methods.config import HummingbirdConfig
-from vision_methods.detcon import latent_spread
 from vision_methods.frame_pairs import FramePairs, FrameView
 from vision_methods.heads import mlp
 from vision_methods.momentum import follow, keep_at, target_of
 from vision_methods.pictures import open_pictures
+from vision_methods.region_contrast import latent_spread
 from vision_methods.two_views import PHOTOMETRIC, photometric_views
 from vision_methods.vit import VITS, ViT, vit_backbone
 from vision_methods.vito import image_contrast
@@ -348,7 +348,7 @@ class Hummingbird(nn.Module):
         numbers : dict of str to Tensor
             ``attended``: share of the places that hold half of the weight; ``remembered``: pictures in the memory;
             then ``collapsed`` (loss if all latents were equal) and ``spread``
-            (:func:`vision_methods.detcon.latent_spread`), or, supervised, ``accuracy`` of the views of the batch.
+            (:func:`vision_methods.region_contrast.latent_spread`), or, supervised, ``accuracy`` of the batch's views.
         """
         views, labels = batch
         online, target = self.encoded(views)

@@ -8,6 +8,9 @@ import math
 import torch
 from torch import nn
 
+#: Added to the seed of a run for the initial weights of a target network that starts apart from the online one.
+TARGET_SEED = 1_000_003
+
 
 def keep_at(step: int, steps: int, base: float) -> float:
     """Share of the old target that a step keeps: from ``base`` at the first step to 1 at the end, along a cosine.

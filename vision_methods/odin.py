@@ -38,10 +38,10 @@ from lcl.train import counter_generator, shuffled_batch
 from stimuli.drawing import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION, WIDTH_IN, plain, styled
 from vision_methods.backbones import Backbone, make_backbone
 from vision_methods.config import OdinConfig
-from vision_methods.detcon import TARGET_SEED, MaskEncoder
+from vision_methods.detcon import MaskEncoder
 from vision_methods.heads import mlp
 from vision_methods.kmeans import kmeans
-from vision_methods.momentum import follow, keep_at
+from vision_methods.momentum import TARGET_SEED, follow, keep_at
 from vision_methods.pictures import open_pictures, own_share
 from vision_methods.region_contrast import pool_masks, region_contrast
 from vision_methods.two_views import PHOTOMETRIC, Photometric, Views, cut_views, draw_views, photometric_views

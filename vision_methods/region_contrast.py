@@ -12,10 +12,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from lcl.distributed import gather_over_processes, rank, world_size
+from lcl.distributed import gather_over_processes, rank, sum_over_processes, world_size
 
 #: Similarities that are in memory at once; more where that would be less than ``LEAST_ROWS`` queries, since every part
 #: of the queries adds to the gradient of all keys.
@@ -380,6 +381,30 @@ def region_contrast(
         )
         assert isinstance(share, Tensor)
         return share
+
+
+def latent_spread(latents: Tensor) -> Tensor:
+    """Standard deviation of the directions of latents over the batch of all processes, in units of random directions'.
+
+    Parameters
+    ----------
+    latents : Tensor, (..., D)
+
+    Returns
+    -------
+    Tensor, scalar
+        Mean over dimensions, times the root of D: 0 for one direction, 1 for directions that are evenly spread.
+
+    Examples
+    --------
+    >>> latent_spread(torch.cat([torch.eye(4), -torch.eye(4)])), latent_spread(torch.ones(8, 4))
+    (tensor(1.), tensor(0.))
+    """
+    unit = F.normalize(latents.float(), dim=-1).flatten(0, -2)
+    count = sum_over_processes(unit.new_tensor([len(unit)]))
+    mean = sum_over_processes(unit.sum(0)) / count
+    variance = sum_over_processes((unit - mean).square().sum(0)) / count
+    return variance.sqrt().mean() * unit.shape[1] ** 0.5
 
 
 def nt_xent(first: Tensor, second: Tensor, *, temperature: float = 0.1) -> Tensor:

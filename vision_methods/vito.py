@@ -19,7 +19,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lcl import distributed
@@ -31,7 +30,6 @@ from vision_methods.attention_pooling import POOLINGS, attend, attended_share
 from vision_methods.backbones import Backbone, make_backbone
 from vision_methods.clips import ClipStore, still_clips
 from vision_methods.config import VITOConfig
-from vision_methods.detcon import TARGET_SEED
 from vision_methods.frame_pairs import (
     FramePairs,
     FrameView,
@@ -42,9 +40,9 @@ from vision_methods.frame_pairs import (
 )
 from vision_methods.heads import mlp
 from vision_methods.method_run import read_method_config
-from vision_methods.momentum import follow, keep_at
+from vision_methods.momentum import TARGET_SEED, follow, keep_at
 from vision_methods.pictures import open_pictures
-from vision_methods.region_contrast import region_contrast
+from vision_methods.region_contrast import latent_spread, region_contrast
 from vision_methods.two_views import PHOTOMETRIC, photometric_views
 
 
@@ -246,8 +244,7 @@ class VITO(nn.Module):
         numbers : dict of str to Tensor
             By scale, ``loss_LAYER`` (where there are several) and ``attended_LAYER``
             (:func:`vision_methods.attention_pooling.attended_share`); ``collapsed``: loss if all latents were equal;
-            ``spread``: standard deviation of latents of length 1 in each dimension, in units of that of random
-            directions (0: collapsed).
+            ``spread`` (:func:`vision_methods.region_contrast.latent_spread`).
         """
         queries, keys, attention = self.latents(batch)
         losses = {
@@ -259,10 +256,9 @@ class VITO(nn.Module):
         total = torch.stack(list(losses.values())).sum()
         with torch.no_grad():
             processes = distributed.world_size()
-            unit = F.normalize(torch.cat([latent.float() for each in queries for latent in each.values()]), dim=1)
             numbers = {
                 "collapsed": total.new_tensor(len(losses) * 2 * np.log(2 * self.batches.batch - 1)),
-                "spread": unit.std(0, correction=0).mean() * unit.shape[1] ** 0.5,
+                "spread": latent_spread(torch.cat([latent for each in queries for latent in each.values()])),
             }
             for layer in losses:
                 numbers[f"attended_{layer}"] = attended_share(torch.cat([each[layer] for each in attention])).mean()

@@ -20,13 +20,12 @@ from vision_methods.detcon import (
     build,
     collapsed_loss,
     exchanged,
-    latent_spread,
     mask_shares,
     open_masks,
 )
 from vision_methods.heads import mlp
 from vision_methods.momentum import keep_at
-from vision_methods.region_contrast import label_grid, pool_regions, region_contrast, sample_ids
+from vision_methods.region_contrast import label_grid, latent_spread, pool_regions, region_contrast, sample_ids
 from vision_methods.two_views import PHOTOMETRIC, photometric_views
 
 SIZE_PX, CELLS, BATCH, SAMPLES = 32, (4, 4), 6, 5

@@ -4,8 +4,6 @@ Run as a script, this file is one of two processes.
 """
 
 import math
-import os
-import subprocess
 import sys
 from itertools import product
 from pathlib import Path
@@ -24,7 +22,6 @@ from vision_methods.heads import mlp
 from vision_methods.momentum import target_of
 from vision_methods.region_contrast import label_grid, nt_xent, pool_masks, pool_regions, region_contrast, sample_ids
 
-ROOT = Path(__file__).resolve().parents[2]
 GOLDEN_IDS = torch.tensor([[0, 1, 1], [2, 0, 5]]), torch.tensor([[1, 0, 3], [2, 2, 4]])
 
 
@@ -527,28 +524,10 @@ def main(folder, number):
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory):
+def two(as_two_processes, tmp_path_factory):
     """What two processes found in each case: their arrays."""
     folder = tmp_path_factory.mktemp("processes")
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    if sys.platform == "linux":
-        environment["GLOO_SOCKET_IFNAME"] = "lo"
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-W", "error", "-W", "ignore::DeprecationWarning", __file__, str(folder), str(number)],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for number in (0, 1)
-    ]
-    try:
-        said = [process.communicate(timeout=120)[0] for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    assert [process.returncode for process in started] == [0, 0], "\n".join(said)
+    as_two_processes(__file__, folder)
 
     def load(case):
         files = []

@@ -4,8 +4,6 @@ import copy
 import dataclasses
 import json
 import math
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -40,7 +38,6 @@ from vision_methods.vito import (
     trained_encoder,
 )
 
-ROOT = Path(__file__).resolve().parents[2]
 BATCH, SIZE_PX = 6, 32
 
 
@@ -441,9 +438,9 @@ def two_steps():
         learner.zero_grad()
         loss.backward()
         sum_gradients(learner.online.parameters())
-        # The spread is that of each process's own latents.
-        kept = {name: value for name, value in numbers.items() if name != "spread"} | {"loss": loss}
-        seen |= {f"{step} {name}": sum_over_processes(value.detach()) for name, value in kept.items()}
+        seen |= {
+            f"{step} {name}": sum_over_processes(each.detach()) for name, each in (numbers | {"loss": loss}).items()
+        }
         with torch.no_grad():
             for name, parameter in learner.online.named_parameters():
                 seen[f"{step} gradient {name}"] = parameter.grad.clone()
@@ -452,25 +449,8 @@ def two_steps():
     return {name: value.numpy() for name, value in seen.items()}
 
 
-def test_two_processes_are_one(tmp_path):
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    if sys.platform == "linux":
-        environment["GLOO_SOCKET_IFNAME"] = "lo"
-    command = [sys.executable, __file__, str(tmp_path)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    started = [subprocess.Popen([*command, str(number)], env=environment, **pipes) for number in (0, 1)]
-    try:
-        alone = two_steps()
-        said = [process.communicate(timeout=300)[0] for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    assert [process.returncode for process in started] == [0, 0], "\n".join(said)
-    for number in (0, 1):
-        with np.load(tmp_path / f"{number}.npz") as found:
-            assert set(found) == set(alone)
-            for name, value in alone.items():
-                np.testing.assert_allclose(found[name], value, rtol=1e-6, atol=1e-8, err_msg=name)
+def test_two_processes_are_one(assert_two_are_one):
+    assert_two_are_one(__file__, two_steps, atol=1e-8)
 
 
 def main(folder, number):
