@@ -171,7 +171,7 @@ def faiss_ivf(keys: Tensor, *, lists: int | None = None, probed: int | None = No
 
 def _faiss() -> Any:
     try:
-        import faiss
+        import faiss  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError('searches by faiss need faiss: pip install "lcl[faiss]".') from error
     return faiss
