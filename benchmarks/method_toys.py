@@ -25,9 +25,10 @@ import torch
 from lcl.config import parse_value
 from lcl.labelled_images import train_and_validation
 from stimuli.files import replacing
-from vision_methods.config import PRESETS, MethodConfig
+from vision_methods.config import MethodConfig
 from vision_methods.method_run import load_method
 from vision_methods.methods import METHODS
+from vision_methods.presets import PRESETS
 from vision_methods.probes import classify
 from vision_methods.train import mean_responses, train_method, with_statistics
 

@@ -775,8 +775,8 @@ def methods(arguments: argparse.Namespace) -> None:
     """`lcl methods`."""
     import inspect
 
-    from vision_methods.config import PRESETS
     from vision_methods.methods import METHODS
+    from vision_methods.presets import PRESETS
 
     for name, method in METHODS.items():
         print(f"{name}\n{'-' * len(name)}\n{method.about}. Page: docs/{method.page}\n")
@@ -787,10 +787,10 @@ def methods(arguments: argparse.Namespace) -> None:
 def train_method(arguments: argparse.Namespace) -> None:
     """`lcl train-method`."""
     from lcl import distributed
-    from vision_methods.config import PRESETS
     from vision_methods.method_report import write_method_report
     from vision_methods.method_run import read_method_config
     from vision_methods.methods import METHODS
+    from vision_methods.presets import PRESETS
     from vision_methods.train import train_method as train_model
 
     name = getattr(arguments, "method", None)
@@ -1152,8 +1152,8 @@ def parser() -> tuple[Parser, dict[str, Parser]]:
     added.add_argument("--progress", action=argparse.BooleanOptionalAction, default=True, help="progress bars")
     add_settings(added, RecognitionConfig())
 
-    from vision_methods.config import PRESETS as METHOD_PRESETS
     from vision_methods.methods import METHODS
+    from vision_methods.presets import PRESETS as METHOD_PRESETS
 
     command("methods", methods, "List the comparison methods and their presets.", "  lcl methods")
     added = command(

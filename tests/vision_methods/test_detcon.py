@@ -12,7 +12,7 @@ from lcl.images import open_images
 from lcl.stages import BatchNorm
 from lcl.train import counter_generator
 from vision_methods.backbones import Backbone
-from vision_methods.config import PRESETS, DetConConfig
+from vision_methods.config import DetConConfig
 from vision_methods.detcon import (
     DetCon,
     MaskedViews,
@@ -25,6 +25,7 @@ from vision_methods.detcon import (
 )
 from vision_methods.heads import mlp
 from vision_methods.momentum import keep_at
+from vision_methods.presets import PRESETS
 from vision_methods.region_contrast import label_grid, latent_spread, pool_regions, region_contrast, sample_ids
 from vision_methods.two_views import PHOTOMETRIC, photometric_views
 

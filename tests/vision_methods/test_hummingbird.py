@@ -19,7 +19,7 @@ from lcl import recognition_train
 from lcl.cli import main as lcl
 from lcl.distributed import sum_gradients, sum_over_processes
 from vision_methods.clips import clips_of_arrays
-from vision_methods.config import PRESETS, HummingbirdConfig
+from vision_methods.config import HummingbirdConfig
 from vision_methods.frame_pairs import FramePairs
 from vision_methods.heads import mlp
 from vision_methods.hummingbird import (
@@ -33,6 +33,7 @@ from vision_methods.hummingbird import (
 )
 from vision_methods.method_run import method_model
 from vision_methods.momentum import keep_at, target_of
+from vision_methods.presets import PRESETS
 from vision_methods.train import train_method
 from vision_methods.two_views import PHOTOMETRIC
 from vision_methods.vit import ViT, vit_backbone

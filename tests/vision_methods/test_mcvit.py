@@ -13,11 +13,12 @@ import torch.distributed as dist
 from PIL import Image
 
 from lcl.distributed import sum_gradients, sum_over_processes
-from vision_methods.config import PRESETS, MCViTConfig
+from vision_methods.config import MCViTConfig
 from vision_methods.long_videos import MadeVideos
 from vision_methods.mcvit import MCViT, build, load_pretrained, make_vit, sine_positions, symmetric_nce
 from vision_methods.method_report import write_method_report
 from vision_methods.method_run import load_method, method_model
+from vision_methods.presets import PRESETS
 from vision_methods.train import train_method
 from vision_methods.video_memory import read_video
 from vision_methods.vit import ViT, resize_positions

@@ -16,10 +16,10 @@ from lcl.cli import loaders, main
 from neural_fits.activations import activations
 from neural_fits.recordings import recording_from_arrays, write_recording
 from vision_methods.backbones import make_backbone
-from vision_methods.config import PRESETS
 from vision_methods.method_report import metrics, training, write_method_report
 from vision_methods.method_run import is_method_run, load_method, method_model, read_method_config
 from vision_methods.methods import METHODS
+from vision_methods.presets import PRESETS
 
 SMALL = [
     *("--backbone", "lcl", "--size-px", "48", "--short-side-px", "48", "--batch", "8", "--epochs", "2"),
@@ -262,7 +262,7 @@ def test_a_mistake_is_answered_by_one_sentence(arguments, answer, capsys, tmp_pa
 def test_a_run_of_another_method_is_not_gone_on_with(run, tmp_path, capsys, monkeypatch):
     other = {**METHODS, "other": METHODS["detcon"]}
     monkeypatch.setattr("vision_methods.methods.METHODS", other)
-    monkeypatch.setattr("vision_methods.config.PRESETS", {**PRESETS, "other": PRESETS["detcon"]})
+    monkeypatch.setattr("vision_methods.presets.PRESETS", {**PRESETS, "other": PRESETS["detcon"]})
     said = refused(capsys, "train-method", "other", "--resume", str(run))
     assert "is a run of detcon; go on with `lcl train-method detcon --resume" in said
 

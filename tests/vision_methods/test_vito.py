@@ -21,10 +21,11 @@ from lcl.stages import BatchNorm
 from vision_methods.attention_pooling import attention_figure
 from vision_methods.backbones import Backbone
 from vision_methods.clips import clips_of_arrays, still_clips
-from vision_methods.config import PRESETS, VITOConfig
+from vision_methods.config import VITOConfig
 from vision_methods.detcon import DetCon, MaskedViews, MaskEncoder
 from vision_methods.heads import mlp
 from vision_methods.momentum import keep_at
+from vision_methods.presets import PRESETS
 from vision_methods.region_contrast import nt_xent
 from vision_methods.train import train_method
 from vision_methods.two_views import PHOTOMETRIC
