@@ -7,6 +7,7 @@ resnet18  ``layer1`` .. ``layer4``    7, 4, 3                            as torc
 resnet50  ``layer1`` .. ``layer4``    7, 4, 3                            as torchvision's
 alexnet   ``conv1`` .. ``conv5``      13, 6, 5                           AlexNet's convolutions with batch normalisation
 lcl       ``V1``, ``V2``              13, 6, 5                           the stages of LCL-V2, trained end to end
+conv4     ``conv1`` .. ``conv4``      28, 14, 12 (32 px: 4)              four small convolutions, ours
 ========  ==========================  =================================  ===============================================
 
 ``lcl`` is what a method makes of the very architecture of LCL-V2 when gradients pass from stage to stage.
@@ -34,6 +35,8 @@ ALEXNET = (
     ("conv4", 256, 3, 1, 1),
     ("conv5", 256, 3, 1, 1),
 )
+#: Layer, filters and stride of each convolution of :class:`SmallConvolutions`.
+CONV4 = (("conv1", 32, 2), ("conv2", 64, 2), ("conv3", 96, 1), ("conv4", 128, 2))
 
 
 class Backbone(nn.Module):
@@ -149,6 +152,38 @@ class AlexNet(nn.Module):
         return responses
 
 
+class SmallConvolutions(nn.Module):
+    """Four 3 x 3 convolutions, ours, for pictures of some 32 px: each is normalised, then rectified.
+
+    Parameters
+    ----------
+    generator : torch.Generator, optional
+        Draws the initial weights (normal with variance 2 / fan-in).
+
+    Examples
+    --------
+    >>> [tuple(maps.shape[1:]) for maps in SmallConvolutions()(torch.rand(2, 3, 32, 32)).values()]
+    [(32, 16, 16), (64, 8, 8), (96, 8, 8), (128, 4, 4)]
+    """
+
+    def __init__(self, *, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        below = 3
+        self.convolutions, self.norms = nn.ModuleDict(), nn.ModuleDict()
+        for name, filters, stride in CONV4:
+            conv = nn.Conv2d(below, filters, 3, stride, 1, bias=False)
+            nn.init.normal_(conv.weight, std=(2 / (below * 9)) ** 0.5, generator=generator)
+            self.convolutions[name], self.norms[name] = conv, BatchNorm(filters)
+            below = filters
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Rectified maps of the convolutions, of normalised images (B, 3, H, W)."""
+        maps, responses = images, {}
+        for name, conv in self.convolutions.items():
+            responses[name] = maps = F.relu(self.norms[name](conv(maps)))
+        return responses
+
+
 class EndToEndStages(nn.Module):
     """The stages of a chain, each fed by the one below with its gradient, unlike the chain itself.
 
@@ -216,6 +251,17 @@ def alexnet(*, generator: torch.Generator | None = None) -> Backbone:
     return Backbone(AlexNet(generator=generator), channels, least_px=31)
 
 
+def conv4(*, generator: torch.Generator | None = None) -> Backbone:
+    """Four convolutions for small pictures (:class:`SmallConvolutions`), 13 MFLOP at 32 px.
+
+    Examples
+    --------
+    >>> conv4().channels
+    {'conv1': 32, 'conv2': 64, 'conv3': 96, 'conv4': 128}
+    """
+    return Backbone(SmallConvolutions(generator=generator), {name: filters for name, filters, _ in CONV4})
+
+
 def lcl_stages(*, generator: torch.Generator | None = None) -> Backbone:
     """V1 and V2 of :class:`lcl.stages.LCLV2`, with that model's own scaling of images.
 
@@ -236,6 +282,7 @@ BACKBONES: dict[str, Callable[..., Backbone]] = {
     "resnet50": resnet50,
     "alexnet": alexnet,
     "lcl": lcl_stages,
+    "conv4": conv4,
 }
 
 

@@ -1,0 +1,79 @@
+"""The settings of the methods that learn from pictures and their captions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from lcl.config import _check, _setting
+from vision_methods.backbones import BACKBONES
+from vision_methods.config import MethodConfig
+from vision_methods.vit import VITS
+
+#: Settings of methods that compare two views of a picture.
+_TWO_VIEWS = ("keep", "photometric", "hidden_width", "temperature")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageTextConfig(MethodConfig):
+    """Settings of contrastive learning of pictures and captions (:mod:`vision_methods.siglip`).
+
+    Settings of two views and their heads, which other methods have, are not its own, and are refused.
+
+    Examples
+    --------
+    >>> ImageTextConfig(loss="softmax").first_bias
+    0.0
+    >>> round(ImageTextConfig(batch=64).first_bias, 2)
+    -4.14
+    """
+
+    _backbones: ClassVar[Sequence[str]] = (*BACKBONES, *VITS)
+
+    images: str = _setting("", "captions: COCO JSON, FILE.csv, FILE.jsonl or DIR/*.tar; empty: made pictures")
+    image_dir: str = _setting("", "folder that the pictures' names start from; empty: the file's, or images/ in it")
+    validation_images: str = _setting("", "captions to judge by; empty: held_out of the images")
+    held_out: float = _setting(0.1, "share of the pictures to judge by")
+    size_px: int = _setting(32, "side of the pictures")
+    least_area: float = _setting(1.0, "least share of a picture's area that is seen; 1: the central square")
+    mirror: bool = _setting(False, "half of the pictures are mirrored, whatever their captions say of left and right")
+    made_pictures: int = _setting(20_000, "pictures that are made where none are given")
+    made_noise: float = _setting(0.0, "share of made pictures whose caption is wrong (vision_methods.made_captions)")
+
+    backbone: str = _setting("conv4", f"network of pictures: {', '.join((*BACKBONES, *VITS))}")
+    latent_width: int = _setting(128, "features of the space that pictures and texts share")
+    text_weights: str = _setting("", "folder of a CLIP text model of transformers (extra: text); empty: one of ours")
+    freeze_text: bool = _setting(False, "the text tower, but for its last layer, keeps its first weights")
+    tokenizer: str = _setting("", "tokenizer.json; empty: of text_weights, or learned from the captions (extra: text)")
+    vocabulary: int = _setting(2048, "at most so many tokens are learned")
+    length: int = _setting(24, "tokens of a text; more are cut off")
+    text_width: int = _setting(128, "features of a token")
+    text_depth: int = _setting(2, "blocks of the text tower")
+    text_heads: int = _setting(4, "of attention")
+    text_pooling: Literal["mean", "last"] = _setting("mean", "a text is the mean of its tokens, or its last one")
+
+    loss: Literal["sigmoid", "softmax"] = _setting("sigmoid", "sigmoid: SigLIP; softmax: CLIP")
+    start_scale: float = _setting(10.0, "that cosines are multiplied with at first; it is learned")
+    start_bias: float = _setting(0.0, "sigmoid: added to them at first; 0: -log(batch - 1); it is learned")
+    chunk: int = _setting(0, "pictures whose similarities with all texts are held at a time; 0: all")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        names = ("made_pictures", "vocabulary", "length", "text_width", "text_depth", "text_heads", "start_scale")
+        for name in names:
+            _check(name, getattr(self, name), lambda value: value > 0, "a positive number")
+        _check("chunk", self.chunk, lambda value: value >= 0, "0 or more")
+        _check("made_noise", self.made_noise, lambda value: 0 <= value <= 1, "a share from 0 to 1")
+        defaults = MethodConfig()
+        for name in _TWO_VIEWS:
+            if getattr(self, name) != getattr(defaults, name):
+                raise ValueError(f"{name} is no setting of methods of pictures and texts; leave it out.")
+
+    @property
+    def first_bias(self) -> float:
+        """Bias at the start: as given, else the logit of 1 / batch, the share of pairs that belong together."""
+        if self.loss == "softmax":
+            return 0.0
+        return self.start_bias or -math.log(self.batch - 1)
