@@ -1,8 +1,7 @@
 """Pictures of several textures with exact maps of what is where: patches of textures on matched noise.
 
-A texture and its noise share their spectrum and marginal statistics (:mod:`stimuli.textures`), so where a patch begins is
-said by higher-order statistics alone, not by luminance, contrast or orientation energy, as long as the ground is the
-noise of the same family.
+A texture and its noise share spectrum and contrast (:mod:`stimuli.textures`): a patch that lies on noise of its own
+family differs from the ground, its border apart, by higher-order statistics alone.
 """
 
 from __future__ import annotations
