@@ -111,7 +111,7 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, tokens: Tensor, memory: Tensor | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, memory: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Each token reads all tokens, and the memory.
 
         Parameters
@@ -119,6 +119,8 @@ class Attention(nn.Module):
         tokens : Tensor, (B, N, width)
         memory : Tensor, (B, M, width), optional
             More keys and values, made by the same weights; no queries.
+        mask : Tensor of bool, (B, N), optional
+            Tokens that are read; all without it. The memory is read whole.
 
         Returns
         -------
@@ -132,7 +134,10 @@ class Attention(nn.Module):
         queries, keys, values = (
             each.unflatten(-1, (self.heads, -1)).transpose(1, 2) for each in (queries, keys, values)
         )
-        return self.proj(F.scaled_dot_product_attention(queries, keys, values).transpose(1, 2).flatten(2))
+        if mask is not None:
+            mask = F.pad(mask, (0, keys.shape[2] - mask.shape[1]), value=True)[:, None, None]
+        read = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
+        return self.proj(read.transpose(1, 2).flatten(2))
 
 
 class MLP(nn.Module):
@@ -181,10 +186,13 @@ class Block(nn.Module):
         self.mlp = MLP(width, hidden)
         self.ls2 = nn.Identity() if layer_scale is None else LayerScale(width, layer_scale)
 
-    def forward(self, tokens: Tensor, memory: Tensor | None = None) -> Tensor:
-        """Tokens (B, N, width) to tokens; a memory (B, M, width) of such inputs is normalised as they are, and read."""
+    def forward(self, tokens: Tensor, memory: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """Tokens (B, N, width) to tokens; a memory (B, M, width) of such inputs is normalised as they are, and read.
+
+        Of tokens, those of the mask (B, N) alone are read.
+        """
         kept = None if memory is None else self.norm1(memory)
-        tokens = tokens + self.ls1(self.attn(self.norm1(tokens), kept))
+        tokens = tokens + self.ls1(self.attn(self.norm1(tokens), kept, mask))
         return tokens + self.ls2(self.mlp(self.norm2(tokens)))
 
 
