@@ -7,7 +7,7 @@ metrics.jsonl          one line of JSON per logged step
 summary.json           the figures of the report as numbers
 analysis.safetensors   arrays that the figures are drawn from
 state.safetensors      everything that resuming needs
-figures/*.png          figures
+figures, ``*.png``     figures
 report.html            one self-contained page
 =====================  =============================================================================================
 
@@ -38,6 +38,8 @@ from stimuli.files import replacing
 
 #: Raised when a file of the run folder changes its meaning.
 FORMAT = 1
+#: Where trained models that come with the package are.
+SHIPPED = Path(__file__).parent / "weights"
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
@@ -250,15 +252,50 @@ def check_format(path: Path, number: Any) -> None:
         raise ValueError(f"{path} has format {number}; this version of lcl reads format {FORMAT}.")
 
 
+def shipped() -> dict[str, Path]:
+    """Run folders of the trained models that come with the package, by name; each has a model card, ``CARD.md``.
+
+    Returns
+    -------
+    dict of str to Path
+
+    Examples
+    --------
+    >>> list(shipped())
+    ['lcl-v2-small']
+    """
+    return {folder.name: folder for folder in sorted(SHIPPED.iterdir()) if (folder / "config.json").is_file()}
+
+
+def run_folder(path: str | os.PathLike[str]) -> Path:
+    """Folder that a name stands for: of a model that comes with the package, or the path itself.
+
+    Parameters
+    ----------
+    path : path-like
+        A folder of this name in the working directory comes before a model of the package.
+
+    Returns
+    -------
+    Path
+
+    Examples
+    --------
+    >>> run_folder("lcl-v2-small").name, run_folder("runs/mine").as_posix()
+    ('lcl-v2-small', 'runs/mine')
+    """
+    return Path(path) if Path(path).exists() else shipped().get(os.fspath(path), Path(path))
+
+
 def load(path: str | os.PathLike[str]) -> StageChain:
-    """Model of a run folder, ready to be used.
+    """Model of a run folder, or one that comes with the package by its name, ready to be used.
 
     Reads config.json and weights.safetensors; no code is run and nothing is trusted beyond names and numbers.
 
     Parameters
     ----------
     path : path-like
-        A run folder made by ``lcl train``.
+        A run folder made by ``lcl train``, or a name of :func:`shipped`.
 
     Returns
     -------
@@ -274,12 +311,14 @@ def load(path: str | os.PathLike[str]) -> StageChain:
 
     Examples
     --------
+    >>> load("lcl-v2-small").names
+    ['V1', 'V2']
     >>> load("no-such-run")
     Traceback (most recent call last):
         ...
     FileNotFoundError: no-such-run/config.json does not exist; expected a run folder made by `lcl train`.
     """
-    run = Path(path)
+    run = run_folder(path)
     config = read_json(run / "config.json")
     check_format(run / "config.json", config.get("format"))
     if not (run / "weights.safetensors").is_file():

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-from lcl.checkpoint import load, read_json
+from lcl.checkpoint import load, read_json, run_folder, shipped
 from lcl.report import name_table, page, picture, section, write_report
 from lcl.stages import StageChain
 from neural_fits import figures
@@ -36,9 +36,10 @@ def named_model(
     Parameters
     ----------
     name : str
-        A run folder; ``pixels``, ``gabor-energy``, ``steerable-pyramid``; ``alexnet:FILE.npz``; ``untrained:NAME``, any
-        of these with new random weights; or ``module:function``, a function without arguments that returns a torch
-        module or a :class:`neural_fits.vision_model.VisionModel`.
+        A run folder; ``lcl-v2-small``, which comes with the package; ``pixels``, ``gabor-energy``,
+        ``steerable-pyramid``; ``alexnet:FILE.npz``; ``untrained:NAME``, any of these with new random weights; or
+        ``module:function``, a function without arguments that returns a torch module or a
+        :class:`neural_fits.vision_model.VisionModel`.
     seed : int
         Of ``untrained:``.
     loaders : mapping of str to callable, optional
@@ -63,7 +64,7 @@ def named_model(
     """
     kind, _, rest = name.partition(":")
     if kind == "untrained" and rest:
-        if is_run(rest):
+        if is_run(str(run_folder(rest))):
             return run_model(rest, seed=seed, loaders=loaders)
         return untrained(named_model(rest, seed=seed), seed=seed)
     if kind == "alexnet":
@@ -72,13 +73,13 @@ def named_model(
         return alexnet(Path(rest))
     if name in BASELINES:
         return BASELINES[name]()
-    if is_run(name):
+    if is_run(str(run_folder(name))):
         return run_model(name, loaders=loaders)
     if rest and not Path(name).exists():
         return load_model(name)
     raise ValueError(
-        f"model {name!r} is unknown; expected a run folder, {', '.join(sorted(BASELINES))}, alexnet:FILE.npz, "
-        "untrained:MODEL or module:function."
+        f"model {name!r} is unknown; expected a run folder, {', '.join([*shipped(), *sorted(BASELINES)])}, "
+        "alexnet:FILE.npz, untrained:MODEL or module:function."
     )
 
 
@@ -114,7 +115,7 @@ def named_models(
 
 
 def is_run(name: str) -> bool:
-    """Whether a name is the path of a run folder."""
+    """Whether a name is the path of a run folder, which results can be written into."""
     return (Path(name) / "config.json").is_file()
 
 
@@ -141,7 +142,8 @@ def run_model(
     FileNotFoundError, ValueError
         As :func:`lcl.checkpoint.load`; or if the run is of a kind that nothing here reads.
     """
-    kind, known = read_json(Path(run) / "config.json").get("kind"), loaders or {}
+    run = run_folder(run)
+    kind, known = read_json(run / "config.json").get("kind"), loaders or {}
     if isinstance(kind, str) and kind in known:
         return known[kind](run, seed=seed)
     if kind is not None:
