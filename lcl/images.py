@@ -134,6 +134,7 @@ def _sklearn(file: str, source: str) -> Photograph:
 # text, chessboards, colour wheel, phantom), microscopy and medical pictures (cell, ihc, retina, microaneurysms),
 # motorcycle_right (the same scene again), clock_motion (motion blur along one orientation), hubble_deep_field (no
 # surfaces), moon (no documented source).
+#: The built-in photographs.
 BUILTIN: tuple[Photograph, ...] = (
     _skimage("astronaut.png", 512, 512, True, "public domain", "NASA Great Images database: Eileen Collins"),
     _skimage("camera.png", 512, 512, False, "CC0", "Lav Varshney"),

@@ -1,7 +1,7 @@
 """The run folder of a recognition network: what ``lcl recognize train`` leaves behind, and how it is read back.
 
 Laid out as that of ``lcl train`` (:mod:`lcl.checkpoint`); besides, ``front/`` holds the stages of the front end as a
-folder that :func:`lcl.load` reads, ``evaluation/NAME.nc`` the answers under each distortion, and
+folder that :func:`lcl.load <lcl.checkpoint.load>` reads, ``evaluation/NAME.nc`` the answers under each distortion, and
 ``evaluation.nc`` those of the last evaluation.
 """
 
@@ -147,7 +147,7 @@ def read_recognition_config(run: Path) -> tuple[RecognitionConfig, dict[str, Any
 
 
 def write_results(run: Path, config: RecognitionConfig, net: RecognitionNet, numbers: dict[str, float]) -> None:
-    """Write the weights, the stages as a folder that :func:`lcl.load` reads, and the numbers of the run."""
+    """Write the weights, the stages as a folder that :func:`~lcl.checkpoint.load` reads, and the numbers of the run."""
     front = run / "front"
     front.mkdir(exist_ok=True)
     write_json(front / "config.json", {"format": FORMAT, "front_end": config.front_end, "model": net.front.spec})

@@ -2,7 +2,7 @@
 
 What a step sees (images, crops, flips, mixing) depends on the seed and the number of the step alone, so twins see the
 same pictures in the same order, and an interrupted run goes on as if it had not been. A run folder is laid out as that
-of ``lcl train``; the stages of its front end are in ``front/``, a folder that :func:`lcl.load` reads.
+of ``lcl train``; the stages of its front end are in ``front/``, a folder that :func:`~lcl.checkpoint.load` reads.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ The page loads nothing: pictures and styles are inside it, and its content secur
 address be asked, whatever the run folder holds.
 
 Later commands add to the page through plain files: every ``sections/*.html`` of the run folder is appended in the order
-of names. Such a file holds what :func:`section` returns, written with :func:`lcl.checkpoint.replacing`; then
+of names. Such a file holds what :func:`section` returns, written with :func:`stimuli.files.replacing`; then
 :func:`write_report` is called again.
 """
 

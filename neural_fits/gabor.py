@@ -73,7 +73,7 @@ class GratingTuning:
     selectivity : ndarray
         Orientation selectivity index (preferred - orthogonal) / (preferred + orthogonal) at the preferred frequency.
     circular_variance : ndarray
-        1 - |sum_k R_k exp(2 i theta_k)| / sum_k R_k at the preferred frequency; 0 is sharp, 1 is untuned.
+        ``1 - |sum_k R_k exp(2 i theta_k)| / sum_k R_k`` at the preferred frequency; 0 is sharp, 1 is untuned.
     """
 
     orientation_deg: Array

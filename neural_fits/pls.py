@@ -411,7 +411,8 @@ def pls_splits(
     n_components, tol, max_iter
         As in scikit-learn's ``PLSRegression``.
     coordinates : {"auto", "gram", "qr", "features"} or SampleCoordinates
-        A name other than ``"auto"`` is kept whatever the error; a :class:`SampleCoordinates` is used as it is.
+        A name other than ``"auto"`` is kept whatever the error; a
+        :class:`~neural_fits.coordinates.SampleCoordinates` is used as it is.
     block_bytes : int
         Bytes of one block of features in float64.
 

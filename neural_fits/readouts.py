@@ -146,14 +146,14 @@ def _check_maps(X) -> torch.Tensor:
 class LocationRidge:
     """Ridge regression on the channels at one place of the feature map, found for each neuron in the training part.
 
-    Places are ranked by the held-out error (as in :class:`Ridge`) with the middle penalty; the best ``N_PLACES`` of
-    each neuron (ours; ``benchmarks/readout_grid.py``) are then compared over all penalties. For recordings whose
-    receptive-field positions are unknown.
+    Places are ranked by the held-out error (as in :class:`~neural_fits.ridge.Ridge`) with the middle penalty; the best
+    ``N_PLACES`` of each neuron (ours; ``benchmarks/readout_grid.py``) are then compared over all penalties. For
+    recordings whose receptive-field positions are unknown.
 
     Parameters
     ----------
     penalties, folds, seed
-        As in :class:`Ridge`; the default penalties are relative to the features of each place.
+        As in :class:`~neural_fits.ridge.Ridge`; the default penalties are relative to the features of each place.
 
     Attributes
     ----------
@@ -286,7 +286,7 @@ class SeparableRidge:
     Parameters
     ----------
     penalties, folds, seed
-        As in :class:`Ridge`.
+        As in :class:`~neural_fits.ridge.Ridge`.
     n_rounds : int
         Rounds of the alternation at most; a neuron stops when its held-out error no longer falls.
 

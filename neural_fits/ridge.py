@@ -1,10 +1,12 @@
 """Ridge regressions with one penalty for each neuron, chosen inside the training part from one eigendecomposition.
 
+::
+
     prediction   y = ybar + (x - xbar)' b,    b = argmin |yc - Xc b|^2 + penalty |b|^2      (intercept not penalised)
 
 With ``Xc Xc' = U diag(lambda) U'`` (less the constant) the residuals of all neurons are ``U diag(w) U'Y`` with
 ``w = penalty / (lambda + penalty)``, and the prediction of a held-out fold ``F``, as if the fit had never seen it,
-misses by
+misses by::
 
     e_F = (I - H)_FF^-1  (residuals)_F,      I - H = U diag(w) U'
 
@@ -805,8 +807,8 @@ class KernelRidge:
     penalties : sequence of float, optional
         As in :class:`Ridge`.
     kernel : str
-        Name in ``KERNELS``: ``linear`` x'y, ``cosine`` x'y/|x||y|, ``rbf`` exp(-|x-y|^2/scale), ``quadratic``
-        (1 + x'y/scale)^2, of features centred on the training mean.
+        Name in ``KERNELS``: ``linear`` `x'y`, ``cosine`` `x'y/|x||y|`, ``rbf`` `exp(-|x-y|^2/scale)`, ``quadratic``
+        `(1 + x'y/scale)^2`, of features centred on the training mean.
     scale : float, optional
         Squared feature distance of ``rbf`` and ``quadratic``; default: the mean over pairs of training stimuli.
     folds, seed, block_bytes

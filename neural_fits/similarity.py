@@ -215,8 +215,8 @@ def split_half_ceiling(
     responses : array, (stimulus, repeat, neuron)
         NaN where missing.
     distance, comparison, noise
-        As in :func:`dissimilarity` and :func:`compare_dissimilarities`; "crossnobis" takes two folds of each half, so
-        four repeats at least.
+        As in :func:`~neural_fits.dissimilarity.dissimilarity` and :func:`compare_dissimilarities`; "crossnobis" takes
+        two folds of each half, so four repeats at least.
     n_splits : int
     seed : int
 

@@ -181,12 +181,13 @@ def texture_properties(
     Parameters
     ----------
     texture, noise : array_like, (family, sample, unit)
-        Responses, mean over repeats, baseline subtracted; a recording's come from :func:`by_family`.
+        Responses, mean over repeats, baseline subtracted; a recording's come from
+        :func:`~neural_fits.texture_indices.by_family`.
     families : array_like, (family,), optional
         Labels.
     spikes_per_response : float
-        Turns a response into a spike count for the variance ratio, which is taken of :func:`stabilised` counts
-        rectified at 0: 0.1 for rates in spikes/s over 100 ms.
+        Turns a response into a spike count for the variance ratio, which is taken of
+        :func:`~neural_fits.texture_indices.stabilised` counts rectified at 0: 0.1 for rates in spikes/s over 100 ms.
     n_resamples : int
         Of the bootstrap over pictures (and units, for the population), of the splits and of the exchanges.
     confidence : float
@@ -299,7 +300,7 @@ def texture_modulation(
     model : VisionModel
     texture, noise : array_like, (family, sample, row, column[, channel])
         Pictures, uint8 or floats in [0, 1], with their aperture and on the ground they are shown on. Those of a
-        :class:`~stimuli.stimulus_set.StimulusSet` are arranged by :func:`by_family`.
+        :class:`~stimuli.stimulus_set.StimulusSet` are arranged by :func:`~neural_fits.texture_indices.by_family`.
     size_deg : float
         Width of the pictures.
     layers : str or sequence of str, optional

@@ -123,8 +123,8 @@ def open_clips(
     short_side_px : int
         Frames whose short side is longer are downscaled to it.
     frames_per_s, first_s, segment_s : float
-        As in :func:`segments`; a segment is a clip of its own. Segments of one recording are told apart from each other
-        by a network that is trained on them, however alike they look.
+        As in :func:`~vision_methods.clips.segments`; a segment is a clip of its own. Segments of one recording are told
+        apart from each other by a network that is trained on them, however alike they look.
     assumed_fps : float
         Frame rate of folders of frames and of streams that state none.
     skip : sequence of str

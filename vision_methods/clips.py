@@ -22,7 +22,7 @@ from lcl.labelled_images import LabelledImages
 class ClipStore:
     """Frames of clips, one clip after the other.
 
-    Made by :func:`open_clips`, :func:`clips_of_arrays` or :func:`still_clips`.
+    Made by :func:`~vision_methods.clip_files.open_clips`, :func:`clips_of_arrays` or :func:`still_clips`.
 
     Attributes
     ----------

@@ -289,7 +289,7 @@ def read_recording(
     frames : int
         Of all segments together, known before any is decoded.
     segments : iterator of Tensor, (1, S, 3, size_px, size_px)
-        float32, in [0, 1]; the last may be shorter. For :func:`vision_methods.mcvit.stream`.
+        float32, in [0, 1]; the last may be shorter. For :func:`vision_methods.video_memory.stream`.
 
     Raises
     ------

@@ -1,14 +1,14 @@
 """Label maps of pictures: computed once for each picture, kept on disk, or read from a folder of ground truth.
 
-==================  ================================================================================================
-name                label map
-==================  ================================================================================================
-``fh``              Felzenszwalb and Huttenlocher's segments (:func:`fh_masks`), as DetCon's
-``grid``            equal cells (:func:`grid_masks`)
-``whole``           one mask (:func:`whole_mask`)
+===================  ================================================================================================
+name                 label map
+===================  ================================================================================================
+``fh``               Felzenszwalb and Huttenlocher's segments (:func:`fh_masks`), as DetCon's
+``grid``             equal cells (:func:`grid_masks`)
+``whole``            one mask (:func:`whole_mask`)
 ``module:function``  what a function of the user's own returns for a picture, found from here or the working directory
-a folder            PNG files named as the pictures (:func:`folder_masks`)
-==================  ================================================================================================
+a folder             PNG files named as the pictures (:func:`folder_masks`)
+===================  ================================================================================================
 
 A label map has a ``uint8`` per pixel: the number of the one mask that the pixel belongs to. Numbers above 255 start
 again at 0, as in DetCon's public code, so that of more than 256 segments some share a number.

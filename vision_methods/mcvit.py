@@ -134,7 +134,7 @@ class MCViT(nn.Module):
         Of videos.
     videos : MadeVideos or ClipVideos
     kept : int, optional
-        As of :func:`read_segment`.
+        As of :func:`~vision_methods.video_memory.read_segment`.
     segment_frames : int
         All frames: joint attention.
     consolidation : {"kmeans", "coreset", "random"}

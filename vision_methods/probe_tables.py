@@ -46,7 +46,7 @@ WEIGHTS = ("given", "untrained")
 #: Pictures whose maps are kept to be looked at, and the clustering of them that is shown.
 N_EXAMPLES, EXAMPLE_CLUSTERS = 4, 8
 
-#: Sums over pictures of a measure, for a row (model, layer), weights and measure.
+# Sums over pictures of a measure, for a row (model, layer), weights and measure.
 Sums = dict[tuple[tuple[str, str], str, str], np.ndarray]
 
 

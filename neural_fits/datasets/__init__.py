@@ -1,4 +1,4 @@
-"""Public recordings by name: where they are, who may use them, and readers that give a :class:`Recording`.
+"""Public recordings by name: where they are, who may use them, and readers that give a `Recording`.
 
 =========================== ======================================================================================
 `henaff2021`                360 V1 units, frames of natural and synthetic movies (:mod:`.henaff2021`)

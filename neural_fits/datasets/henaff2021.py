@@ -60,6 +60,7 @@ ENTRY = Entry(
 
 #: Names of the folders that `git clone` makes of the two originals: responses, images.
 CLONES = ("Primary-visual-cortex-straightens-natural-video-trajectories", "neural-straightening")
+#: The nine recorded populations.
 POPULATIONS = (
     "ay2_u003",
     "ay2_u007",
@@ -71,7 +72,9 @@ POPULATIONS = (
     "ay5_u002",
     "ay5_u005",
 )
+#: Sizes at which the movies were shown.
 ZOOMS = ("zoom1x", "zoom2x")
+#: Kinds of sequences.
 CATEGORIES = ("natural", "synthetic", "contrast")
 #: Titles of the ten movies; one title stands for both zooms and all that was made of the movie.
 MOVIES = (
