@@ -671,6 +671,47 @@ def retrieve(arguments: argparse.Namespace) -> None:
     print(f"Table and figures: {out}\nReport: {report}")
 
 
+def compare(arguments: argparse.Namespace) -> None:
+    """`lcl compare`."""
+    from lcl.checkpoint import command_line, provenance
+    from vision_methods.compare import compare as compare_models
+    from vision_methods.compare import usable_measurements, write_tables
+    from vision_methods.compare_measures import open_sources
+    from vision_methods.compare_models import COMPARISONS
+    from vision_methods.compare_report import write_comparison
+
+    names = [*(COMPARISONS[arguments.preset] if arguments.preset or not arguments.models else ()), *arguments.models]
+    names = [name for name in names if name not in (arguments.without or ())]
+    options = ("images", "segments", "recording", "splits", "cue_pictures", "trials", "cue_training", "per_class")
+    given = {name: getattr(arguments, name) for name in (*options, "seed")}
+    sources = open_sources(distortions=arguments.distortions.split(","), **given)
+    usable_measurements(sources, arguments.measurements)
+    start = time.perf_counter()
+    cells = compare_models(
+        list(dict.fromkeys(names)),
+        arguments.out,
+        sources=sources,
+        measurements=arguments.measurements,
+        train_images=arguments.train_images,
+        seed=arguments.seed,
+        batch_size=arguments.batch,
+        device=arguments.device,
+        budget=arguments.budget,
+        loaders=loaders(),
+        progress=arguments.progress,
+        command=command_line(),
+        say=functools.partial(print, flush=True),
+    )
+    table = write_tables(cells, arguments.out)
+    record = given | {"train_images": arguments.train_images, "command": command_line()} | provenance()
+    report = write_comparison(table, cells, arguments.out, names=sources.names, record=record)
+    failed = [cell for cell in cells if cell["error"]]
+    kept = sum(cell["hit"] for cell in cells)
+    minutes, new = (time.perf_counter() - start) / 60, len(cells) - kept - len(failed)
+    print(f"{len(cells)} cells in {minutes:.1f} minutes: {kept} kept, {new} measured, {len(failed)} failed.")
+    print(f"Table: {arguments.out / 'comparison.csv'}\nReport: {report}")
+
+
 def recognize(arguments: argparse.Namespace) -> None:
     """`lcl recognize`."""
     from lcl import distributed
@@ -1129,6 +1170,64 @@ def parser() -> tuple[Parser, dict[str, Parser]]:
     added.add_argument("--progress", action=argparse.BooleanOptionalAction, default=True, help="progress bars")
 
     from lcl.recognition_config import RecognitionConfig
+    from vision_methods.compare_measures import MEASUREMENTS
+    from vision_methods.compare_models import COMPARISONS, RECIPES
+
+    added = command(
+        "compare",
+        compare,
+        "Learning rules on one architecture, measured by everything: one table with intervals, a figure a measure.",
+        "  lcl compare --preset quick --out comparison\n"
+        "  lcl compare lcl lcl-untrained mine=runs/mine alexnet:alexnet.npz --images IMAGES --out comparison\n"
+        "  lcl compare --preset quick --recording henaff2021 --splits grouped_kfold:sequence \\\n"
+        "      --cue-pictures STIMULI --trials RAW-DATA --cue-training COCO --segments COCO/instances.json "
+        "--out comparison\n"
+        "Only missing cells are computed: the same command again goes on where it was stopped.",
+    )
+    added.add_argument(
+        "models",
+        nargs="*",
+        metavar="MODEL",
+        help=f"rows: {', '.join(RECIPES)}, or models as in `lcl fit`; ROW=MODEL names a row",
+    )
+    added.add_argument("--preset", type=one_of(list(COMPARISONS)), help=f"rows that are set: {', '.join(COMPARISONS)}")
+    added.add_argument("--without", nargs="+", metavar="ROW", help="rows of the preset that are left out")
+    added.add_argument(
+        "--out", type=Path, default=Path("comparison"), metavar="DIR", help="folder (default: comparison)"
+    )
+    added.add_argument(
+        "--measurements",
+        nargs="+",
+        metavar="NAME",
+        help=f"some of {', '.join(MEASUREMENTS)} (default: all that can be)",
+    )
+    added.add_argument(
+        "--train-images", default="builtin", metavar="IMAGES", help="photographs to train rows on (default: builtin)"
+    )
+    added.add_argument("--budget", type=float, default=1.0, metavar="SHARE", help="of the training steps (default: 1)")
+    shown = added.add_argument_group("what is shown", "Empty: what comes with the package, or not measured.")
+    shown.add_argument("--images", default="", metavar="FOLDER", help="pictures by class (default: textures by family)")
+    shown.add_argument(
+        "--per-class", type=int, default=40, metavar="N", help="at most so many of a class (default: 40)"
+    )
+    shown.add_argument("--segments", default="", metavar="FILE", help="objects as in COCO (default: texture mosaics)")
+    shown.add_argument("--recording", default="", metavar="DATA", help="recording as in `lcl fit --data`")
+    shown.add_argument("--splits", default="kfold", help="of the recording, as in `lcl fit` (default: kfold)")
+    shown.add_argument(
+        "--cue-pictures", default="", metavar="DIR", help="cue-conflict pictures, as `lcl align --stimuli`"
+    )
+    shown.add_argument("--trials", default="", metavar="DIR", help="decisions of people, as `lcl align --trials`")
+    shown.add_argument("--cue-training", default="", metavar="SOURCE", help="as `lcl align --train-images`")
+    shown.add_argument(
+        "--distortions",
+        default="contrast,uniform-noise,low-pass",
+        metavar="NAMES",
+        help="of stimuli.distortions (default: contrast,uniform-noise,low-pass)",
+    )
+    added.add_argument("--seed", type=int, default=0, help="of training, of random weights and of what is drawn")
+    added.add_argument("--batch", type=int, default=32, help="pictures at once (default: 32)")
+    added.add_argument("--device", default="cpu", help="cpu, cuda, mps (default: cpu)")
+    added.add_argument("--progress", action=argparse.BooleanOptionalAction, default=True, help="progress bars")
 
     added = command(
         "recognize",
