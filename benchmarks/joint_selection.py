@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from region_contrast import memory
 
-from vision_methods.joint_selection import Pairs, chunk_sizes, gumbel_noise, select_jointly
+from vision_methods.joint_selection import Embeddings, chunk_sizes, gumbel_noise, select_jointly
 
 SCALES, BIAS, NEAR = (20.0, 30.0), -10.0, (1.5, 0.75)
 
@@ -38,7 +38,7 @@ def inputs(pairs, features, chunks):
     models = []
     for scale, spread in zip(SCALES, NEAR, strict=True):
         noise = torch.randn(pairs, features, generator=generator) / features**0.5
-        models.append(Pairs(images, F.normalize(images + spread * noise, dim=1), scale, BIAS))
+        models.append(Embeddings(images, F.normalize(images + spread * noise, dim=1), scale, BIAS))
     return *models, gumbel_noise((chunks, pairs), generator)
 
 

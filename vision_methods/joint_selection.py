@@ -28,7 +28,7 @@ LossName = Literal["sigmoid", "softmax"]
 LOSSES: tuple[LossName, ...] = ("sigmoid", "softmax")
 
 
-class Pairs(NamedTuple):
+class Embeddings(NamedTuple):
     """What a model makes of pairs of pictures and captions: logits are ``scale * images @ texts.T + bias``.
 
     Attributes
@@ -45,18 +45,18 @@ class Pairs(NamedTuple):
     scale: float
     bias: float = 0.0
 
-    def take(self, index: Tensor) -> Pairs:
+    def take(self, index: Tensor) -> Embeddings:
         """Some of the pairs.
 
         Examples
         --------
-        >>> Pairs(torch.eye(3), torch.eye(3), 1.0).take(torch.tensor([2])).images
+        >>> Embeddings(torch.eye(3), torch.eye(3), 1.0).take(torch.tensor([2])).images
         tensor([[0., 0., 1.]])
         """
         return self._replace(images=self.images[index], texts=self.texts[index])
 
 
-def _check_pairs(loss: str, **models: Pairs | None) -> int:
+def _check_pairs(loss: str, **models: Embeddings | None) -> int:
     """Number of pairs, the same for all models that there are."""
     shapes = {
         f"{name} {side}": tuple(getattr(pairs, side).shape)
@@ -78,7 +78,7 @@ def _check_pairs(loss: str, **models: Pairs | None) -> int:
 class _Conditional:
     """Loss that each pair would have, and add to those chosen, if it joined them: of one model."""
 
-    def __init__(self, pairs: Pairs, loss: str) -> None:
+    def __init__(self, pairs: Embeddings, loss: str) -> None:
         images, texts = pairs.images.detach().float(), pairs.texts.detach().float()
         self.sides = ((images * pairs.scale, texts), (texts * pairs.scale, images))
         self.sigmoid = loss == "sigmoid"
@@ -121,7 +121,7 @@ class Insertion:
 
     Parameters
     ----------
-    learner, reference : Pairs or None
+    learner, reference : Embeddings or None
     loss : {"sigmoid", "softmax"}
 
     Raises
@@ -131,7 +131,7 @@ class Insertion:
 
     Examples
     --------
-    >>> pairs = Pairs(torch.eye(3), torch.eye(3), scale=10.0, bias=-10.0)
+    >>> pairs = Embeddings(torch.eye(3), torch.eye(3), scale=10.0, bias=-10.0)
     >>> joins = Insertion(pairs, None, loss="sigmoid")
     >>> joins.scores()
     tensor([0.6931, 0.6931, 0.6931])
@@ -140,7 +140,7 @@ class Insertion:
     tensor([0.6932, 0.6932])
     """
 
-    def __init__(self, learner: Pairs | None, reference: Pairs | None, *, loss: LossName = "sigmoid") -> None:
+    def __init__(self, learner: Embeddings | None, reference: Embeddings | None, *, loss: LossName = "sigmoid") -> None:
         self.pairs = _check_pairs(loss, learner=learner, reference=reference)
         self._models = [
             (sign, _Conditional(pairs, loss)) for sign, pairs in ((1, learner), (-1, reference)) if pairs is not None
@@ -172,7 +172,7 @@ class Insertion:
 
 
 @torch.no_grad()
-def conditional_losses(pairs: Pairs, *, loss: LossName = "sigmoid") -> Tensor:
+def conditional_losses(pairs: Embeddings, *, loss: LossName = "sigmoid") -> Tensor:
     """Loss of every pair given all the others; their mean is the loss of the batch.
 
     Softmax: half the sum of both directions' cross-entropies (JEST eq. 1). Sigmoid: the loss of the pair and of its
@@ -180,7 +180,7 @@ def conditional_losses(pairs: Pairs, *, loss: LossName = "sigmoid") -> Tensor:
 
     Parameters
     ----------
-    pairs : Pairs
+    pairs : Embeddings
     loss : {"sigmoid", "softmax"}
 
     Returns
@@ -194,7 +194,7 @@ def conditional_losses(pairs: Pairs, *, loss: LossName = "sigmoid") -> Tensor:
 
     Examples
     --------
-    >>> conditional_losses(Pairs(torch.eye(2), torch.eye(2), scale=10.0, bias=-10.0))
+    >>> conditional_losses(Embeddings(torch.eye(2), torch.eye(2), scale=10.0, bias=-10.0))
     tensor([0.6932, 0.6932])
     """
     count = _check_pairs(loss, pairs=pairs)
@@ -213,12 +213,12 @@ def conditional_losses(pairs: Pairs, *, loss: LossName = "sigmoid") -> Tensor:
     return (torch.cat(rows) + columns) / 2 - own
 
 
-def batch_score(learner: Pairs | None, reference: Pairs | None, *, loss: LossName = "sigmoid") -> Tensor:
+def batch_score(learner: Embeddings | None, reference: Embeddings | None, *, loss: LossName = "sigmoid") -> Tensor:
     """Score of a batch: the learner's loss minus the reference's; one of them may be left out (:data:`SCORES`).
 
     Parameters
     ----------
-    learner, reference : Pairs or None
+    learner, reference : Embeddings or None
     loss : {"sigmoid", "softmax"}
 
     Returns
@@ -232,7 +232,7 @@ def batch_score(learner: Pairs | None, reference: Pairs | None, *, loss: LossNam
 
     Examples
     --------
-    >>> pairs = Pairs(torch.eye(2), torch.eye(2), scale=10.0, bias=-10.0)
+    >>> pairs = Embeddings(torch.eye(2), torch.eye(2), scale=10.0, bias=-10.0)
     >>> batch_score(pairs, pairs), batch_score(None, pairs)
     (tensor(0.), tensor(-0.6932))
     """
@@ -307,8 +307,8 @@ def _check_select(select: int, pairs: int) -> None:
 
 @torch.no_grad()
 def select_jointly(
-    learner: Pairs | None,
-    reference: Pairs | None,
+    learner: Embeddings | None,
+    reference: Embeddings | None,
     select: int,
     *,
     noise: Tensor,
@@ -323,10 +323,10 @@ def select_jointly(
 
     Parameters
     ----------
-    learner, reference : Pairs or None
+    learner, reference : Embeddings or None
         Both: learnability. The reference alone: easy for the reference. The learner alone: hard for the learner.
     select : int
-        Pairs to draw, b.
+        Embeddings to draw, b.
     noise : Tensor, shape (N, B)
         From :func:`gumbel_noise`, a row for every chunk; 16 are enough (JEST, Fig. 2). Zeros: the largest scores.
     loss : {"sigmoid", "softmax"}
@@ -345,8 +345,8 @@ def select_jointly(
 
     Examples
     --------
-    >>> learner = Pairs(torch.eye(4), torch.eye(4)[[0, 1, 3, 2]], scale=10.0, bias=-10.0)
-    >>> reference = Pairs(torch.eye(4), torch.eye(4), scale=10.0, bias=-10.0)
+    >>> learner = Embeddings(torch.eye(4), torch.eye(4)[[0, 1, 3, 2]], scale=10.0, bias=-10.0)
+    >>> reference = Embeddings(torch.eye(4), torch.eye(4), scale=10.0, bias=-10.0)
     >>> select_jointly(learner, reference, 2, noise=torch.zeros(1, 4)).sort().values
     tensor([2, 3])
     """
@@ -370,8 +370,8 @@ def select_jointly(
 
 
 def select_independently(
-    learner: Pairs | None,
-    reference: Pairs | None,
+    learner: Embeddings | None,
+    reference: Embeddings | None,
     select: int,
     *,
     noise: Tensor,
@@ -384,7 +384,7 @@ def select_independently(
 
     Parameters
     ----------
-    learner, reference : Pairs or None
+    learner, reference : Embeddings or None
         As in :func:`select_jointly`.
     select : int
     noise : Tensor, shape (B,)
@@ -403,7 +403,7 @@ def select_independently(
 
     Examples
     --------
-    >>> pairs = Pairs(torch.eye(3), torch.eye(3), scale=10.0)
+    >>> pairs = Embeddings(torch.eye(3), torch.eye(3), scale=10.0)
     >>> select_independently(pairs, pairs, 2, noise=torch.tensor([0.0, 2.0, 1.0]))
     tensor([1, 2])
     """

@@ -13,7 +13,7 @@ from vision_methods.joint_selection import (
     LOSSES,
     SCORES,
     Insertion,
-    Pairs,
+    Embeddings,
     batch_score,
     chunk_sizes,
     conditional_losses,
@@ -27,7 +27,7 @@ def random_pairs(seed, count=24, features=8, scale=10.0, bias=-3.0, agree=0.7):
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn(count, features, generator=generator)
     texts = agree * images + torch.randn(count, features, generator=generator)
-    return Pairs(F.normalize(images, dim=1), F.normalize(texts, dim=1), scale, bias)
+    return Embeddings(F.normalize(images, dim=1), F.normalize(texts, dim=1), scale, bias)
 
 
 def noise(seed, chunks, count):
@@ -39,7 +39,7 @@ def pairs_with(nll):
     nll = torch.as_tensor(nll, dtype=torch.float64)
     logits = torch.log(torch.expm1(nll))
     logits.diagonal().neg_()
-    return Pairs(torch.eye(len(nll)), logits.T.float(), 1.0, 0.0)
+    return Embeddings(torch.eye(len(nll)), logits.T.float(), 1.0, 0.0)
 
 
 def logit_matrix(pairs):
@@ -82,7 +82,7 @@ def in_parts(request, monkeypatch):
 
 
 def test_golden_sigmoid_loss():
-    pairs = Pairs(torch.eye(2), torch.eye(2), 10.0, -10.0)
+    pairs = Embeddings(torch.eye(2), torch.eye(2), 10.0, -10.0)
     expected = math.log(2) + math.log1p(math.exp(-10))
     assert expected == pytest.approx(0.693193, abs=5e-7)
     assert float(conditional_losses(pairs).mean()) == pytest.approx(expected, abs=1e-6)
@@ -320,7 +320,7 @@ def noisy_pool(seed, count=200):
     for spread in (2.0, 0.5):
         images = F.normalize(latent + spread * torch.randn(count, 16, generator=generator), dim=1)
         texts = F.normalize(swapped + spread * torch.randn(count, 16, generator=generator), dim=1)
-        sides.append(Pairs(images, texts, 10.0, -5.0))
+        sides.append(Embeddings(images, texts, 10.0, -5.0))
     return sides
 
 
