@@ -326,7 +326,7 @@ def select_jointly(
     learner, reference : Embeddings or None
         Both: learnability. The reference alone: easy for the reference. The learner alone: hard for the learner.
     select : int
-        Embeddings to draw, b.
+        Pairs to draw, b.
     noise : Tensor, shape (N, B)
         From :func:`gumbel_noise`, a row for every chunk; 16 are enough (JEST, Fig. 2). Zeros: the largest scores.
     loss : {"sigmoid", "softmax"}

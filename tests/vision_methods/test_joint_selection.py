@@ -12,8 +12,8 @@ from vision_methods import joint_selection as module
 from vision_methods.joint_selection import (
     LOSSES,
     SCORES,
-    Insertion,
     Embeddings,
+    Insertion,
     batch_score,
     chunk_sizes,
     conditional_losses,
