@@ -255,9 +255,10 @@ def neighbours(
 def gaussian(queries: np.ndarray, support: Support) -> np.ndarray:
     """Gaussian discriminant with one covariance for all classes, and equal priors.
 
-    ``x S^-1 mu_c - mu_c^T S^-1 mu_c / 2`` with ``S = (1 - g) S_0 + g tr(S_0) / D I``, where ``S_0`` is the covariance
-    within classes and ``g = D / (n - 1 + D)`` for n pictures of D features: up to a factor the estimate of Kubokawa and
-    Srivastava (2008) that Wang et al. take. Without any spread within classes ``S = I``.
+    ``x S^-1 mu_c - mu_c^T S^-1 mu_c / 2`` with ``S = (1 - g) S_0 D / tr(S_0) + g I``, where ``S_0`` is the covariance
+    within classes and ``g = D / (n - 1 + D)`` for n pictures of D features: up to a factor, the estimate of Kubokawa
+    and Srivastava (2008) that Wang et al. take. With a mean variance of 1, the logits weigh the same for any number of
+    shots when they are added to others; of one shot, where nothing varies within a class, ``S = I``.
 
     Parameters
     ----------
@@ -278,11 +279,9 @@ def gaussian(queries: np.ndarray, support: Support) -> np.ndarray:
     n, width = centred.shape
     within = centred.T @ centred / n
     spread = np.trace(within) / width
-    if spread > 1e-12:
-        share = width / (n - 1 + width)
-        weights = np.linalg.solve((1 - share) * within + share * spread * np.eye(width), means.T)
-    else:
-        weights = means.T
+    share = width / (n - 1 + width) if spread > 1e-12 else 1.0
+    shape = within / spread if spread > 1e-12 else within
+    weights = np.linalg.solve((1 - share) * shape + share * np.eye(width), means.T)
     return unit(queries) @ weights - (means * weights.T).sum(1) / 2
 
 

@@ -107,7 +107,9 @@ def test_gaussian_is_linear_discriminant_analysis_with_the_authors_shrinkage():
     theirs = LinearDiscriminantAnalysis(
         solver="lsqr", shrinkage=width / (n - 1 + width), priors=np.full(CLASSES, 1 / CLASSES)
     ).fit(support.features, support.labels)
-    expected = theirs.decision_function(x) + np.log(CLASSES)
+    # In units of the mean variance, and without the prior.
+    spread = np.trace(theirs.covariance_) / width
+    expected = spread * (theirs.decision_function(x) + np.log(CLASSES))
     np.testing.assert_allclose(gaussian(QUERIES, support), expected, rtol=1e-8, atol=1e-8)
     # Wang et al.: D pinv((n - 1) cov + tr(cov) I), which differs by a factor.
     centred = torch.from_numpy(support.features - support.means[support.labels]).T
