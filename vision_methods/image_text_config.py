@@ -14,6 +14,8 @@ from vision_methods.vit import VITS
 
 #: Settings of methods that compare two views of a picture.
 _TWO_VIEWS = ("keep", "photometric", "hidden_width", "temperature")
+#: Ways of gradients from what a picture reads back to pictures.
+CONTEXT_PATHS = ("queries", "keys", "values")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,3 +79,41 @@ class ImageTextConfig(MethodConfig):
         if self.loss == "softmax":
             return 0.0
         return self.start_bias or -math.log(self.batch - 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LIxPConfig(ImageTextConfig):
+    """Settings of LIxP (:mod:`vision_methods.lixp`).
+
+    Examples
+    --------
+    >>> config = LIxPConfig(start_scale=20)
+    >>> config.alpha, config.first_context_scale
+    (0.9, 20)
+    """
+
+    alpha: float = _setting(0.9, "weight of the base loss, the rest is the context's; 1: SigLIP or CLIP")
+    start_context_scale: float = _setting(0.0, "of the contextual loss, at first; 0: start_scale; it is learned")
+    start_context_temperature: float = _setting(
+        0.02, "that cosines of pictures with pictures are divided by, with sqrt(latent_width), at first; it is learned"
+    )
+    shared_scale: bool = _setting(False, "for comparison: one scale for both losses, which costs zero-shot accuracy")
+    shared_bias: bool = _setting(False, "sigmoid: one bias for both losses")
+    self_mask: bool = _setting(True, "no picture reads from itself")
+    stop_gradient: tuple[str, ...] = _setting((), "for comparison: queries, keys, values that no gradient passes")
+    start_run: str = _setting("", "run of siglip or lixp with these settings that training goes on from; empty: none")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check("alpha", self.alpha, lambda value: 0 <= value <= 1, "a weight from 0 to 1")
+        _check("start_context_scale", self.start_context_scale, lambda value: value >= 0, "0 or more")
+        _check(
+            "start_context_temperature", self.start_context_temperature, lambda value: value > 0, "a positive number"
+        )
+        known = ", ".join(CONTEXT_PATHS)
+        _check("stop_gradient", self.stop_gradient, lambda value: value in CONTEXT_PATHS, f"some of {known}")
+
+    @property
+    def first_context_scale(self) -> float:
+        """Scale of the contextual loss at the start."""
+        return self.start_context_scale or self.start_scale

@@ -21,10 +21,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from lcl import distributed
+from vision_methods.image_text_config import CONTEXT_PATHS
 from vision_methods.siglip import _first_row, sigmoid_loss, softmax_loss
-
-#: Ways from the contextualised pictures back to the pictures.
-PATHS = ("queries", "keys", "values")
 
 
 def attention_weights(images: Tensor, *, temperature: Tensor | float, self_mask: bool = True) -> Tensor:
@@ -111,8 +109,8 @@ def contextualised(
     """
     images = _embeddings(images)
     for path in stop_gradient:
-        if path not in PATHS:
-            raise ValueError(f"stop_gradient names {path!r}; expected some of {', '.join(PATHS)}.")
+        if path not in CONTEXT_PATHS:
+            raise ValueError(f"stop_gradient names {path!r}; expected some of {', '.join(CONTEXT_PATHS)}.")
     if chunk is not None and chunk < 1:
         raise ValueError(f"chunk is {chunk}; expected at least 1 row, or None for all.")
     with torch.autocast(images.device.type, enabled=False):

@@ -9,7 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vision_methods.lixp import PATHS, attention_weights, contextualised, lixp_loss
+from vision_methods.image_text_config import CONTEXT_PATHS
+from vision_methods.lixp import attention_weights, contextualised, lixp_loss
 from vision_methods.siglip import sigmoid_loss, softmax_loss
 
 GOLDEN = torch.tensor([[2.0, 0.0], [0.0, 1.0], [3.0, 4.0]], dtype=torch.float64)
@@ -222,7 +223,7 @@ def test_gradients_take_the_way_of_queries_keys_and_values():
     assert all(by_keys[:, j].abs().max() > 1e-3 for j in range(1, 5))
     torch.testing.assert_close(jacobian(), own + others + by_keys)
     torch.testing.assert_close(jacobian("values"), own + by_keys)
-    assert not contextualised(images.requires_grad_(), temperature=0.3, stop_gradient=PATHS).requires_grad
+    assert not contextualised(images.requires_grad_(), temperature=0.3, stop_gradient=CONTEXT_PATHS).requires_grad
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 4, 9, 10])
