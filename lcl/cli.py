@@ -693,6 +693,7 @@ def compare(arguments: argparse.Namespace) -> None:
         sources=sources,
         measurements=arguments.measurements,
         train_images=arguments.train_images,
+        labelled=arguments.images,
         seed=arguments.seed,
         batch_size=arguments.batch,
         device=arguments.device,

@@ -121,6 +121,7 @@ def compare(
     sources: Sources,
     measurements: Sequence[str] | None = None,
     train_images: str = "builtin",
+    labelled: str = "",
     seed: int = 0,
     batch_size: int = 32,
     device: str = "cpu",
@@ -144,6 +145,8 @@ def compare(
         Of :data:`vision_methods.compare_measures.MEASUREMENTS`; all that the sources allow without it.
     train_images : str
         What rows that are trained are trained on.
+    labelled : str
+        Pictures by class that rows with labels are trained on.
     seed, batch_size : int
     device : str
         Of the measurements, and of training.
@@ -190,6 +193,7 @@ def compare(
                     name,
                     out / "models",
                     images=train_images,
+                    labelled=labelled,
                     seed=seed,
                     budget=budget,
                     device=device,

@@ -16,6 +16,10 @@ from lcl.analysis import write_analysis
 from lcl.checkpoint import read_tensors
 from lcl.config import PRESETS as STAGE_PRESETS
 from lcl.config import Config
+from lcl.recognition_config import RecognitionConfig
+from lcl.recognition_report import write_recognition_report
+from lcl.recognition_run import read_recognition_config
+from lcl.recognition_train import train_recognition
 from lcl.report import write_report
 from lcl.train import build, choose_device, open_store, read_config
 from lcl.train import train as train_stages
@@ -36,9 +40,9 @@ class Recipe(NamedTuple):
     ----------
     about : str
         What it is.
-    kind : {"given", "stages", "method", "untrained"}
-        Named as for every command; trained by ``lcl train``; by ``lcl train-method``; or another row's network with
-        random weights.
+    kind : {"given", "stages", "method", "labels", "untrained"}
+        Named as for every command; trained by ``lcl train``; by ``lcl train-method``; by ``lcl recognize train``, whose
+        front end it is; or another row's network with random weights.
     source : str
         Name of the model, of the preset of ``lcl train``, of the method, or of the other row.
     preset : str
@@ -50,7 +54,7 @@ class Recipe(NamedTuple):
     """
 
     about: str
-    kind: Literal["given", "stages", "method", "untrained"]
+    kind: Literal["given", "stages", "method", "labels", "untrained"]
     source: str
     preset: str = ""
     changes: Mapping[str, Any] = {}
@@ -69,6 +73,12 @@ RECIPES: dict[str, Recipe] = {
     "lcl-over": Recipe("layer by layer, all deformations as of V2", "stages", "quick", changes={"amplitudes": "over"}),
     "lcl-reversed": Recipe(
         "layer by layer, deformations exchanged", "stages", "quick", changes={"amplitudes": "reversed"}
+    ),
+    "supervised": Recipe(
+        "end to end with labels, the stages of a recognition network",
+        "labels",
+        "supervised",
+        differs="pictures by class; a network above the stages",
     ),
     "detcon-b": Recipe("contrast of masks, momentum target", "method", "detcon", "toy", STAGES | {"epochs": 400}),
     "detcon-s": Recipe("contrast of masks, one network", "method", "detcon", "toy-s", STAGES | {"epochs": 600}),
@@ -95,8 +105,19 @@ RECIPES: dict[str, Recipe] = {
         differs="a small transformer, no learning",
     ),
 }
-#: The rows of a preset.
-COMPARISONS: dict[str, tuple[str, ...]] = {"quick": tuple(RECIPES)}
+#: The rows of a preset; ``labelled`` needs pictures by class.
+COMPARISONS: dict[str, tuple[str, ...]] = {
+    "quick": tuple(name for name, recipe in RECIPES.items() if recipe.kind != "labels"),
+    "labelled": tuple(RECIPES),
+}
+
+
+#: What reads the configuration of a run, by the kind of its recipe.
+READERS: dict[str, Callable[[Path], Any]] = {
+    "stages": lambda run: read_config(run)[0],
+    "labels": lambda run: read_recognition_config(run)[0],
+    "method": lambda run: read_method_config(run)[1],
+}
 
 
 def trained(
@@ -104,6 +125,7 @@ def trained(
     folder: Path,
     *,
     images: str = "builtin",
+    labelled: str = "",
     seed: int = 0,
     budget: float = 1.0,
     device: str = "auto",
@@ -120,6 +142,8 @@ def trained(
         Holds a run folder for each row that is trained. Training that was stopped goes on.
     images : str
         What is trained on: photographs as for ``lcl train --images``.
+    labelled : str
+        Pictures by class, for rows of kind ``labels``.
     seed : int
     budget : float
         Share of the recipe's training steps.
@@ -150,20 +174,30 @@ def trained(
             f"there is no row {name!r}; expected some of {', '.join(RECIPES)}, or a model by its own name."
         )
     recipe = RECIPES[name]
-    options = {"images": images, "seed": seed, "device": device, "progress": progress, "say": say, "budget": budget}
+    options = {
+        "images": images,
+        "labelled": labelled,
+        "seed": seed,
+        "device": device,
+        "progress": progress,
+        "say": say,
+        "budget": budget,
+    }
     if recipe.kind == "given":
         return recipe.source
     if recipe.kind == "untrained":
         return f"untrained:{trained(recipe.source, folder, **options)}"
     run = folder / name
-    config = settings(recipe, images=images, seed=seed, device=device, budget=budget)
+    if recipe.kind == "labels" and not labelled:
+        raise ValueError(f"{name} learns from labels; give pictures by class with --images.")
+    shown = labelled if recipe.kind == "labels" else images
+    config = settings(recipe, images=shown, seed=seed, device=device, budget=budget)
     going_on = (run / "state.safetensors").is_file()
-    if going_on:
-        earlier = read_config(run)[0] if recipe.kind == "stages" else read_method_config(run)[1]
-        if earlier != config:
-            raise ValueError(f"{run} was trained with other settings; give another folder, or remove it.")
+    if going_on and READERS[recipe.kind](run) != config:
+        raise ValueError(f"{run} was trained with other settings; give another folder, or remove it.")
+    found = str(run / "front" if recipe.kind == "labels" else run)
     if (run / "report.html").is_file():
-        return str(run)
+        return found
     say(f"{name}: {'goes on' if going_on else 'is trained'} ({recipe.about})")
     if isinstance(config, Config):
         store = open_store(config, build(config), progress=progress)
@@ -171,20 +205,25 @@ def trained(
         seconds = float(read_tensors(run / "state.safetensors")[1]["seconds"])
         write_analysis(run, config, model, store, choose_device(config.device), seconds=seconds)
         write_report(run)
+    elif isinstance(config, RecognitionConfig):
+        train_recognition(config, run, resume=going_on, preset="quick", progress=progress, say=say)
+        write_recognition_report(run)
     else:
         options = {"resume": going_on, "preset": recipe.preset, "progress": progress, "say": say}
         train_method(recipe.source, config, run, **options)
         write_method_report(run)
-    return str(run)
+    return found
 
 
-def settings(recipe: Recipe, *, images: str, seed: int, device: str, budget: float = 1.0) -> Config | MethodConfig:
+def settings(
+    recipe: Recipe, *, images: str, seed: int, device: str, budget: float = 1.0
+) -> Config | RecognitionConfig | MethodConfig:
     """Configuration that a row is trained with.
 
     Parameters
     ----------
     recipe : Recipe
-        Of kind ``stages`` or ``method``.
+        Of kind ``stages``, ``labels`` or ``method``.
     images, seed, device
         As in :func:`trained`.
     budget : float
@@ -192,7 +231,7 @@ def settings(recipe: Recipe, *, images: str, seed: int, device: str, budget: flo
 
     Returns
     -------
-    Config or MethodConfig
+    Config, RecognitionConfig or MethodConfig
 
     Raises
     ------
@@ -213,5 +252,8 @@ def settings(recipe: Recipe, *, images: str, seed: int, device: str, budget: flo
         return (
             config if budget == 1 else dataclasses.replace(config, steps=steps, warmup=min(config.warmup, min(steps)))
         )
+    if recipe.kind == "labels":
+        start = dataclasses.replace(RecognitionConfig(), front_end=recipe.source, **given)
+        return start if budget == 1 else dataclasses.replace(start, epochs=max(1, round(budget * start.epochs)))
     config = dataclasses.replace(METHOD_PRESETS[recipe.source][recipe.preset](), **given)
     return config if budget == 1 else dataclasses.replace(config, epochs=max(1, round(budget * config.epochs)))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from PIL import Image
 
 from lcl.images import open_images
 from lcl.labelled_images import LabelledImages
@@ -234,3 +235,17 @@ def test_rows_are_a_cell_each_number():
         "value": None,
     }
     assert as_dataset([cell]).error.item() == "no."
+
+
+def test_labels_are_asked_for_and_the_stages_below_are_the_model(tmp_path):
+    with pytest.raises(ValueError, match=r"supervised learns from labels; give pictures by class with --images\."):
+        trained("supervised", tmp_path)
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for i in range(6):
+            picture = Image.fromarray(rng.integers(0, 255, (64, 64, 3)).astype(np.uint8))
+            picture.save(tmp_path / "pictures" / name / f"{i}.png")
+    options = {"labelled": str(tmp_path / "pictures"), "budget": 0.05, "device": "cpu", "say": lambda line: None}
+    with pytest.raises(ValueError, match="batch"):
+        trained("supervised", tmp_path / "models", **options)
