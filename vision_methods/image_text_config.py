@@ -87,9 +87,8 @@ class LIxPConfig(ImageTextConfig):
 
     Examples
     --------
-    >>> config = LIxPConfig(start_scale=20)
-    >>> config.alpha, config.first_context_scale
-    (0.9, 20)
+    >>> LIxPConfig(loss="softmax").alpha
+    0.9
     """
 
     alpha: float = _setting(0.9, "weight of the base loss, the rest is the context's; 1: SigLIP or CLIP")
@@ -112,8 +111,3 @@ class LIxPConfig(ImageTextConfig):
         )
         known = ", ".join(CONTEXT_PATHS)
         _check("stop_gradient", self.stop_gradient, lambda value: value in CONTEXT_PATHS, f"some of {known}")
-
-    @property
-    def first_context_scale(self) -> float:
-        """Scale of the contextual loss at the start."""
-        return self.start_context_scale or self.start_scale
