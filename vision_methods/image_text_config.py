@@ -111,3 +111,49 @@ class LIxPConfig(ImageTextConfig):
         )
         known = ", ".join(CONTEXT_PATHS)
         _check("stop_gradient", self.stop_gradient, lambda value: value in CONTEXT_PATHS, f"some of {known}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ACIDConfig(ImageTextConfig):
+    """Settings of ACID and ACED (:mod:`vision_methods.acid`).
+
+    Examples
+    --------
+    >>> ACIDConfig(batch=32_768).super_batch
+    163840
+    """
+
+    filter_ratio: float = _setting(0.8, "share of the super-batch that is thrown away; 0: all pairs are learned from")
+    score: Literal["learnability", "easy-reference", "hard-learner"] = _setting(
+        "learnability", "H-ACID: hard for the learner, easy for the reference; I-ACID: easy-reference; or hard-learner"
+    )
+    jointly: bool = _setting(True, "pairs are chosen given the others; otherwise each by its own score")
+    chunks: int = _setting(16, "parts that a batch is chosen in")
+    gain: float = _setting(100.0, "that scores are multiplied with; 0: pairs are chosen by chance")
+    reference: str = _setting("", "run of `lcl train-method siglip`; trained there if the folder does not exist")
+    reference_images: str = _setting("", "captions that a reference is trained on; empty: made pictures without noise")
+    reference_pictures: int = _setting(20_000, "pictures that are made for it")
+    reference_epochs: int = _setting(10, "passes over them")
+    reference_backbone: str = _setting("", "its network of pictures; empty: the learner's")
+    reference_seed: int = _setting(0, "of its weights and made pictures; others than the learner's in any case")
+    cache: bool = _setting(True, "reference and teacher see every pair once, before training, as central squares")
+    distill: float = _setting(0.0, "weight of the distillation of the teacher's matches; 0: ACID, more: ACED")
+    teacher: str = _setting("", "run that is distilled; empty: the reference")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check("filter_ratio", self.filter_ratio, lambda value: 0 <= value < 1, "a share from 0 to below 1")
+        for name in ("chunks", "reference_pictures", "reference_epochs"):
+            _check(name, getattr(self, name), lambda value: value > 0, "a positive number")
+        for name in ("gain", "distill", "reference_seed"):
+            _check(name, getattr(self, name), lambda value: value >= 0, "0 or more")
+        if self.reference_backbone:
+            known = ", ".join(self._backbones)
+            _check(
+                "reference_backbone", self.reference_backbone, lambda name: name in self._backbones, f"one of {known}"
+            )
+
+    @property
+    def super_batch(self) -> int:
+        """Pairs that a batch is chosen from."""
+        return round(self.batch / (1 - self.filter_ratio))
