@@ -52,6 +52,8 @@ class Measure(NamedTuple):
         Which layer of a model stands in the table: chosen before anything was measured, not by its score.
     better : str
         What a larger value means.
+    counts : str
+        What its number is over.
     page : str
         Where its computation is described.
     """
@@ -59,24 +61,35 @@ class Measure(NamedTuple):
     label: str
     layer: Literal["first", "last"]
     better: str
+    counts: str
     page: str
 
 
 #: Columns by name.
 MEASURES: dict[str, Measure] = {
-    "v1-fit": Measure("V1 fit (median r / ceiling over units)", "first", "predicts V1 better", "neural-fits.md"),
-    "v1-tuning": Measure("similarity to published V1 tuning (0 to 1)", "first", "more like V1", "single-units.md"),
-    "texture-modulation": Measure("texture modulation index", "last", "0 in V1, positive in V2", "single-units.md"),
+    "v1-fit": Measure(
+        "V1 fit: r / ceiling, median over units", "first", "predicts V1 better", "units", "neural-fits.md"
+    ),
+    "v1-tuning": Measure(
+        "similarity to published V1 tuning, 0 to 1", "first", "more like V1", "distributions", "single-units.md"
+    ),
+    "texture-modulation": Measure(
+        "texture modulation index", "last", "0 in V1, positive in V2", "families", "single-units.md"
+    ),
     "v2-statistics": Measure(
-        "variance ratio, families / samples", "last", "more tolerant; above 1 in V2", "single-units.md"
+        "variance ratio, families / samples", "last", "more tolerant; above 1 in V2", "units", "single-units.md"
     ),
-    "error-consistency": Measure("error consistency with people (kappa)", "last", "errs like people", "alignment.md"),
-    "shape-bias": Measure("shape bias (share of decisions)", "last", "0.96 in people", "alignment.md"),
-    "distortions": Measure("accuracy under distortions (share)", "last", "more robust", "alignment.md"),
+    "error-consistency": Measure(
+        "error consistency with people, kappa", "last", "errs like people", "pictures", "alignment.md"
+    ),
+    "shape-bias": Measure(
+        "shape bias, share of decisions for a cue", "last", "0.96 in people", "pictures", "alignment.md"
+    ),
+    "distortions": Measure("accuracy under distortions", "last", "more robust", "pictures", "alignment.md"),
     "retrieval": Measure(
-        "dense retrieval (mean IoU)", "last", "places say more of what they show", "methods-hummingbird.md"
+        "dense retrieval, mean IoU", "last", "places say what they show", "pictures", "methods-hummingbird.md"
     ),
-    "probe": Measure("linear probe (accuracy)", "last", "holds more of the class", "probes.md"),
+    "probe": Measure("linear probe, accuracy", "last", "holds more of the class", "pictures", "probes.md"),
 }
 
 

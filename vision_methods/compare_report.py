@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -85,8 +86,8 @@ def comparison_table(table: xr.Dataset, cells: Sequence[Mapping[str, Any]]) -> s
     about = {cell["row"]: cell for cell in cells}
     names = table.measure.values.astype(str).tolist()
     head = "".join(
-        f'<th scope="col">{escape(MEASURES[name].label)}<small>{escape(MEASURES[name].layer)} layer; '
-        f"{escape(MEASURES[name].better)}</small></th>"
+        f'<th scope="col">{_lines(MEASURES[name].label)}'
+        f"<small>{_lines(f'{MEASURES[name].layer} layer; {MEASURES[name].better}')}</small></th>"
         for name in names
     )
     body = ""
@@ -96,7 +97,7 @@ def comparison_table(table: xr.Dataset, cells: Sequence[Mapping[str, Any]]) -> s
             cell = table.sel(model=model, measure=name)
             file, error = str(cell.file.item()), str(cell.error.item())
             if error:
-                shown = f'<a href="{escape(file)}" title="{escape(error)}">failed</a><small>{escape(error)}</small>'
+                shown = f'<a href="{escape(file)}" title="{escape(error)}">failed</a>'
             elif not file:
                 shown = "not measured"
             else:
@@ -110,6 +111,11 @@ def comparison_table(table: xr.Dataset, cells: Sequence[Mapping[str, Any]]) -> s
         '<div class="scroll" tabindex="0" role="group" aria-label="comparison"><table class="numbers"><thead><tr>'
         f'<th scope="col">model</th>{head}</tr></thead><tbody>{body}</tbody></table></div>'
     )
+
+
+def _lines(text: str, width: int = 20) -> str:
+    """HTML of a text in short lines: headings of the page's tables do not wrap by themselves."""
+    return "<br>".join(escape(line) for line in textwrap.wrap(text, width))
 
 
 def write_comparison(
@@ -157,8 +163,19 @@ def write_comparison(
         shown = save(measure_figure(cells, measure), out / "figures" / f"{measure}.png", caption)
         defined = [cell["rows"] for cell in cells if measure in MEASUREMENTS[cell["measurement"]].measures]
         n = sorted({int(row["n"]) for row in (main_row(rows, measure) for rows in defined) if row})
-        text = f"n: {', '.join(map(str, n))}. How it is computed: docs/{about.page}." if n else "Undefined everywhere."
+        text = (
+            f"n ({about.counts}): {', '.join(map(str, n))}. How it is computed: docs/{about.page}."
+            if n
+            else "Undefined everywhere."
+        )
         sections.append(section(measure, shown + paragraph(text)))
+    failures = {(cell["row"], cell["error"]): cell for cell in cells if cell["error"]}
+    if failures:
+        lines = "".join(
+            f"<li>{escape(row)}, {escape(cell['measurement'])}: {escape(error)}</li>"
+            for (row, error), cell in failures.items()
+        )
+        sections.insert(1, section("What failed", f"<ul>{lines}</ul>"))
     trained = {cell["row"]: cell["model"] for cell in cells if Path(cell["model"]).is_dir()}
     links = "".join(
         f'<li><a href="{escape(str(Path("models") / row / "report.html"))}">{escape(row)}</a></li>'
