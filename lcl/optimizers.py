@@ -68,9 +68,15 @@ def _sgd(groups: Any, lr: float) -> torch.optim.Optimizer:
     return torch.optim.SGD(groups, lr, momentum=0.9)
 
 
+def _adamw95(groups: Any, lr: float) -> torch.optim.Optimizer:
+    # A shorter memory of squared gradients, for batches whose difficulty changes (Evans et al. 2024, A.2).
+    return torch.optim.AdamW(groups, lr, betas=(0.9, 0.95))
+
+
 #: Optimisers by name; each takes parameter groups and a learning rate.
 OPTIMIZERS: dict[str, Callable[[Any, float], torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
+    "adamw95": _adamw95,
     "adam": torch.optim.Adam,
     "lars": LARS,
     "sgd": _sgd,
@@ -89,7 +95,8 @@ def optimizer(
 
     Parameters
     ----------
-    name : {"adamw", "adam", "lars", "sgd"}
+    name : {"adamw", "adamw95", "adam", "lars", "sgd"}
+        "adamw95" is AdamW with a second beta of 0.95.
     parameters : iterable of Parameter
     learning_rate, weight_decay : float
     gain_rate : float

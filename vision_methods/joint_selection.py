@@ -10,7 +10,7 @@ Letters in shapes: B pairs of the super-batch, b pairs that are chosen, N chunks
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -24,8 +24,7 @@ SCORES: dict[str, tuple[bool, bool]] = {
     "hard-learner": (True, False),
     "learnability": (True, True),
 }
-LossName = Literal["sigmoid", "softmax"]
-LOSSES: tuple[LossName, ...] = ("sigmoid", "softmax")
+LOSSES = ("sigmoid", "softmax")
 
 
 class Embeddings(NamedTuple):
@@ -140,7 +139,7 @@ class Insertion:
     tensor([0.6932, 0.6932])
     """
 
-    def __init__(self, learner: Embeddings | None, reference: Embeddings | None, *, loss: LossName = "sigmoid") -> None:
+    def __init__(self, learner: Embeddings | None, reference: Embeddings | None, *, loss: str = "sigmoid") -> None:
         self.pairs = _check_pairs(loss, learner=learner, reference=reference)
         self._models = [
             (sign, _Conditional(pairs, loss)) for sign, pairs in ((1, learner), (-1, reference)) if pairs is not None
@@ -172,7 +171,7 @@ class Insertion:
 
 
 @torch.no_grad()
-def conditional_losses(pairs: Embeddings, *, loss: LossName = "sigmoid") -> Tensor:
+def conditional_losses(pairs: Embeddings, *, loss: str = "sigmoid") -> Tensor:
     """Loss of every pair given all the others; their mean is the loss of the batch.
 
     Softmax: half the sum of both directions' cross-entropies (JEST eq. 1). Sigmoid: the loss of the pair and of its
@@ -213,7 +212,7 @@ def conditional_losses(pairs: Embeddings, *, loss: LossName = "sigmoid") -> Tens
     return (torch.cat(rows) + columns) / 2 - own
 
 
-def batch_score(learner: Embeddings | None, reference: Embeddings | None, *, loss: LossName = "sigmoid") -> Tensor:
+def batch_score(learner: Embeddings | None, reference: Embeddings | None, *, loss: str = "sigmoid") -> Tensor:
     """Score of a batch: the learner's loss minus the reference's; one of them may be left out (:data:`SCORES`).
 
     Parameters
@@ -312,7 +311,7 @@ def select_jointly(
     select: int,
     *,
     noise: Tensor,
-    loss: LossName = "sigmoid",
+    loss: str = "sigmoid",
     gain: float = 1.0,
 ) -> Tensor:
     """Draw a batch from a super-batch, in chunks, each given those before it.
@@ -375,7 +374,7 @@ def select_independently(
     select: int,
     *,
     noise: Tensor,
-    loss: LossName = "sigmoid",
+    loss: str = "sigmoid",
     gain: float = 1.0,
 ) -> Tensor:
     """Draw pairs by the score that each has in the whole super-batch: what joint selection is compared with.
