@@ -8,6 +8,7 @@ import torch
 import xarray as xr
 from PIL import Image
 
+from lcl.cli import main
 from lcl.images import open_images
 from lcl.labelled_images import LabelledImages
 from neural_fits.datasets.v1_published import published_distributions
@@ -249,3 +250,25 @@ def test_labels_are_asked_for_and_the_stages_below_are_the_model(tmp_path):
     options = {"labelled": str(tmp_path / "pictures"), "budget": 0.05, "device": "cpu", "say": lambda line: None}
     with pytest.raises(ValueError, match="batch"):
         trained("supervised", tmp_path / "models", **options)
+
+
+def test_the_command_writes_a_table_and_keeps_what_it_has(tmp_path, capsys):
+    given = ["compare", "pixels", "--measurements", "probe", "--out", str(tmp_path / "out"), "--no-progress"]
+    assert main(given) == 0
+    assert "1 cells in 0.0 minutes: 0 kept, 1 measured, 0 failed." in capsys.readouterr().out
+    assert main(given) == 0
+    assert "1 kept, 0 measured, 0 failed." in capsys.readouterr().out
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "cells",
+        "comparison.csv",
+        "comparison.nc",
+        "figures",
+        "report.html",
+    ]
+    for wrong, sentence in (
+        (["--measurements", "fit"], "fit needs what was not given; give --recording."),
+        (["--images", str(tmp_path / "none")], "none"),
+    ):
+        assert main(["compare", "pixels", *wrong, "--out", str(tmp_path / "other")]) == 2
+        assert sentence in capsys.readouterr().err
+        assert not (tmp_path / "other").exists()
