@@ -713,6 +713,67 @@ def compare(arguments: argparse.Namespace) -> None:
     print(f"Table: {arguments.out / 'comparison.csv'}\nReport: {report}")
 
 
+def few_shot(arguments: argparse.Namespace) -> None:
+    """`lcl few-shot`."""
+    from lcl import measure
+    from lcl.checkpoint import command_line
+    from lcl.labelled_images import train_and_validation
+    from vision_methods.few_shot import SHOTS
+    from vision_methods.few_shot_models import few_shot_models, made_classes, towers_of_runs
+    from vision_methods.few_shot_report import write_few_shot
+    from vision_methods.image_text_scores import filled
+    from vision_methods.made_captions import made_prompts
+    from vision_methods.probe_tables import some_of_each
+
+    if bool(arguments.images) == bool(arguments.made):
+        raise ValueError(f"give --images FOLDER, or --made ATTRIBUTE{', not both' if arguments.made else ''}.")
+    names = list(dict.fromkeys(arguments.models))
+    models = measure.named_models(names, seed=arguments.seed, loaders=loaders())
+    towers = towers_of_runs(dict(zip(models, names, strict=True)), device=arguments.device)
+    if arguments.prompts and (arguments.made or not towers):
+        reason = "made pictures have their own" if arguments.made else "no model here has a text tower"
+        raise ValueError(f"--prompts are of no use: {reason}; leave them out.")
+    run = Path(names[0]) if measure.is_run(names[0]) else None
+    out = arguments.out or (run / "few-shot" if run else None)
+    if out is None:
+        raise ValueError("give --out DIR, or a run folder as the first model, whose report then takes the results.")
+    # What a model compares pictures and texts by is its default; of others it is the layers that they declare.
+    models = {name: model for name, model in models.items() if arguments.layers or name not in towers}
+    layers = measure.layers_of(models, arguments.layers) if models else {}
+    measure.move(models, arguments.device)
+    if arguments.made:
+        parts = made_classes(arguments.made, 4000, 2000, seed=arguments.seed)
+        prompts = made_prompts(arguments.made)
+    else:
+        parts = train_and_validation(arguments.images, arguments.validation_images or "", seed=arguments.seed)
+        prompts = filled(arguments.prompts or ["a photo of a {}"], parts[0].classes)
+    train, held = (some_of_each(part, arguments.per_class, seed=arguments.seed) for part in parts)
+    least = min((train.labels == k).sum() for k in range(len(train.classes)))
+    rows, record = few_shot_models(
+        models,
+        layers,
+        towers,
+        train,
+        held,
+        prompts=prompts,
+        shots=arguments.shots or [count for count in SHOTS if count <= least],
+        seeds=range(arguments.seed, arguments.seed + arguments.draws),
+        adapters=arguments.adapters,
+        n_features=arguments.n_features,
+        batch_size=arguments.batch,
+        progress=arguments.progress,
+        say=functools.partial(print, flush=True),
+    )
+    record["pictures"] = arguments.images or f"made, by {arguments.made}"
+    if towers:
+        record["prompts of the first class"] = list(next(iter(prompts.values())))
+    sections = write_few_shot(rows, record, out, command=command_line())
+    report = measure.publish(
+        sections, out, run=None if arguments.out else run, name="few-shot", report=write_any_report
+    )
+    print(f"Tables and figure: {out}\nReport: {report}")
+
+
 def recognize(arguments: argparse.Namespace) -> None:
     """`lcl recognize`."""
     from lcl import distributed
@@ -1167,6 +1228,48 @@ def parser() -> tuple[Parser, dict[str, Parser]]:
     added.add_argument("--n-resamples", type=int, default=1000, metavar="N", help="of queries (default: 1000)")
     added.add_argument("--seed", type=int, default=0, help="of what is drawn, and of untrained: (default: 0)")
     added.add_argument("--batch", type=int, default=16, help="pictures at once (default: 16)")
+    added.add_argument("--device", default="cpu", help="cpu, cuda, mps (default: cpu)")
+    added.add_argument("--progress", action=argparse.BooleanOptionalAction, default=True, help="progress bars")
+
+    from vision_methods.few_shot import ADAPTERS, SHOTS
+    from vision_methods.made_captions import ATTRIBUTES
+
+    added = command(
+        "few-shot",
+        few_shot,
+        "Classes of pictures from a few labelled ones, by adapters that need no training, and from texts alone.",
+        "  lcl few-shot runs/mine --layers V2 --images FOLDER-BY-CLASS\n"
+        "  lcl few-shot runs/siglip runs/lixp --images FOLDER-BY-CLASS --prompts 'a photo of a {}' --out few-shot\n"
+        "  lcl few-shot runs/lixp --made colour --shots 1 4 16",
+    )
+    added.add_argument("models", nargs="+", metavar="MODEL", help="as in `lcl fit`; of siglip and its kin with texts")
+    added.add_argument("--images", metavar="FOLDER", help="a folder for each class, or train and val of these")
+    added.add_argument("--validation-images", metavar="FOLDER", help="to judge by (default: val, else a fifth)")
+    added.add_argument(
+        "--made", type=one_of(list(ATTRIBUTES)), metavar="ATTRIBUTE", help=f"made pictures by {', '.join(ATTRIBUTES)}"
+    )
+    added.add_argument("--per-class", type=int, metavar="N", help="at most so many pictures of a class in each part")
+    added.add_argument("--prompts", nargs="+", metavar="TEXT", help="of classes, with {} (default: a photo of a {})")
+    added.add_argument("--out", type=Path, metavar="DIR", help="folder of the results (default: in the run folder)")
+    added.add_argument(
+        "--layers", nargs="+", metavar="PATTERN", help="(default: declared; with a text tower its embedding alone)"
+    )
+    added.add_argument(
+        "--shots",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help=f"labelled pictures of each class (default: {', '.join(map(str, SHOTS))}, as far as there are)",
+    )
+    added.add_argument("--draws", type=int, default=5, metavar="N", help="of labelled pictures (default: 5)")
+    added.add_argument(
+        "--adapters", nargs="+", type=one_of(list(ADAPTERS)), metavar="NAME", help=f"{', '.join(ADAPTERS)}"
+    )
+    added.add_argument(
+        "--n-features", type=int, default=1, metavar="N", help="at most, by averaging maps (default: 1: mean)"
+    )
+    added.add_argument("--seed", type=int, default=0, help="of what is drawn, and of untrained: (default: 0)")
+    added.add_argument("--batch", type=int, default=32, help="pictures at once (default: 32)")
     added.add_argument("--device", default="cpu", help="cpu, cuda, mps (default: cpu)")
     added.add_argument("--progress", action=argparse.BooleanOptionalAction, default=True, help="progress bars")
 

@@ -20,6 +20,9 @@ import numpy as np
 
 VOTES = ("equal", "softmax", "rank")
 
+#: Labelled pictures of each class.
+SHOTS = (1, 2, 4, 8, 16, 32)
+
 #: Folds of the support that settings are chosen by, at most.
 FOLDS = 5
 
@@ -440,7 +443,7 @@ def few_shot_rows(
     held_features: np.ndarray,
     held_labels: np.ndarray,
     *,
-    shots: Iterable[int] = (1, 2, 4, 8, 16),
+    shots: Iterable[int] = SHOTS,
     seeds: Iterable[int] = range(5),
     adapters: Sequence[str] | None = None,
     texts: np.ndarray | None = None,
