@@ -392,10 +392,30 @@ def central_squares(images: LabelledImages, size_px: int, indices: np.ndarray | 
     Tensor of uint8, (picture, C, size_px, size_px)
     """
     index = np.arange(len(images)) if indices is None else indices
-    sizes = torch.from_numpy(images.store.sizes[index].copy())
-    side = sizes.min(1).values
-    box = torch.cat([(sizes - side[:, None]) // 2, side[:, None], side[:, None]], 1)
-    return cut(images.store, index, box, size_px)
+    return cut(images.store, index, square_boxes(images.store.sizes[index]), size_px)
+
+
+def square_boxes(sizes: np.ndarray) -> Tensor:
+    """The largest central square of pictures.
+
+    Parameters
+    ----------
+    sizes : array of int, (B, 2)
+        Height and width of every picture, px.
+
+    Returns
+    -------
+    Tensor of int64, (B, 4)
+        As in :class:`CropParameters`.
+
+    Examples
+    --------
+    >>> square_boxes(np.array([[40, 60]]))
+    tensor([[ 0, 10, 40, 40]])
+    """
+    sides = torch.from_numpy(np.array(sizes)).long()
+    side = sides.min(1, keepdim=True).values
+    return torch.cat([(sides - side) // 2, side, side], 1)
 
 
 def photometric(crops: Tensor, drawn: CropParameters) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
@@ -73,4 +74,13 @@ class Judging(Protocol):
 
     def judge(self) -> dict[str, float]:
         """``accuracy`` and ``chance`` at the end of an epoch; called on every process, the same on all."""
+        ...
+
+
+@runtime_checkable
+class Keeping(Protocol):
+    """A learner of which more than the backbone is kept."""
+
+    def keep(self, run: Path) -> None:
+        """Write it into the run folder; called on the first process, at the end of training."""
         ...

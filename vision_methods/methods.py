@@ -17,6 +17,7 @@ from vision_methods.config import (
     OdinConfig,
     VITOConfig,
 )
+from vision_methods.image_text_config import ImageTextConfig
 from vision_methods.learner import Learner
 
 
@@ -92,6 +93,18 @@ def _mcvit_backbone(config: Any, seed: int) -> Backbone:
     return vit_backbone(make_vit(config, seed))
 
 
+def _siglip(config: Any, device: torch.device, *, progress: bool = False) -> Learner:
+    from vision_methods.siglip import build
+
+    return build(config, device, progress=progress)
+
+
+def _image_tower(config: Any, seed: int) -> Backbone:
+    from vision_methods.siglip import make_image_tower
+
+    return make_image_tower(config, seed)
+
+
 #: Methods by name.
 METHODS: dict[str, Method] = {
     "detcon": Method(
@@ -125,5 +138,12 @@ METHODS: dict[str, Method] = {
         MCViTConfig,
         _mcvit,
         _mcvit_backbone,
+    ),
+    "siglip": Method(
+        "Pictures and their captions: SigLIP's sigmoid loss or CLIP's softmax (Zhai et al. 2023; Radford et al. 2021)",
+        "methods-siglip.md",
+        ImageTextConfig,
+        _siglip,
+        _image_tower,
     ),
 }

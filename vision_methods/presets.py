@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 
 from vision_methods.config import DetConConfig, HummingbirdConfig, MCViTConfig, MethodConfig, OdinConfig, VITOConfig
+from vision_methods.image_text_config import ImageTextConfig
 
 
 def detcon_toy() -> DetConConfig:
@@ -309,6 +310,48 @@ def mcvit_paper() -> MCViTConfig:
     )
 
 
+def siglip_toy() -> ImageTextConfig:
+    """SigLIP on made pictures and captions, or on some thousand of your own, on a laptop.
+
+    Source: our own settings. Command: ``lcl train-method siglip``, or with ``--images CAPTIONS``. Hardware: 2 CPU
+    cores. Time: a few minutes. Expected: ``docs/methods-siglip.md``.
+    """
+    return ImageTextConfig(epochs=10, batch=128, precision="float32")
+
+
+def siglip_paper() -> ImageTextConfig:
+    """SigLIP with a ViT-B/16 on pairs from the web.
+
+    Source: Zhai et al. 2023 and Evans et al. 2024 (batches of 32,768, 256 px, 64 tokens, learning rate 1e-3, weight
+    decay 1e-4, warm-up over 1 %, bias -10); Adam's beta2 of 0.95 and clipped gradients are not ours
+    (``docs/methods-siglip.md``). Command: ``torchrun --nproc-per-node 8 -m lcl.cli train-method siglip --preset paper
+    --images "pairs/*.tar"``. Hardware: a batch of 32,768 over many accelerators. Expected: not trained by us.
+    """
+    return ImageTextConfig(
+        size_px=256,
+        short_side_px=288,
+        memory_cap_gb=16,
+        store_cap_gb=4000,
+        backbone="vit_base16",
+        latent_width=768,
+        vocabulary=32_000,
+        length=64,
+        text_width=768,
+        text_depth=12,
+        text_heads=12,
+        text_pooling="last",
+        start_bias=-10.0,
+        chunk=512,
+        epochs=10,
+        batch=32_768,
+        learning_rate=1e-3,
+        weight_decay=1e-4,
+        warmup_epochs=0.1,
+        save_every=1000,
+        log_every=100,
+    )
+
+
 #: Presets by method and name.
 PRESETS: dict[str, dict[str, Callable[[], MethodConfig]]] = {
     "detcon": {"toy": detcon_toy, "toy-s": detcon_toy_s, "paper": detcon_paper, "paper-s": detcon_paper_s},
@@ -320,5 +363,6 @@ PRESETS: dict[str, dict[str, Callable[[], MethodConfig]]] = {
         "paper-supervised": hummingbird_paper_supervised,
     },
     "mcvit": {"toy": mcvit_toy, "toy-videos": mcvit_toy_videos, "paper": mcvit_paper},
+    "siglip": {"toy": siglip_toy, "paper": siglip_paper},
     "vito": {"toy": vito_toy, "paper": vito_paper, "moclr": moclr_toy, "moclr-paper": moclr_paper},
 }

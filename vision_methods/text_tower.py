@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stimuli.files import replacing
 from vision_methods.vit import Block
 
 #: Tokens of ours that stand for no text: what fills a text up, and its end.
@@ -110,16 +109,20 @@ def load_tokenizer(path: Path | str) -> Any:
     return tokenizer
 
 
-def save_tokenizer(tokenizer: Any, path: Path | str) -> None:
-    """Write a tokenizer as tokenizer.json, at once.
+def written(tokenizer: Any) -> str:
+    """Tokenizer as the text of tokenizer.json, without the length that texts were last cut to.
 
     Parameters
     ----------
     tokenizer : tokenizers.Tokenizer
-    path : path
+
+    Returns
+    -------
+    str
     """
-    with replacing(Path(path)) as temporary:
-        temporary.write_text(tokenizer.to_str(), encoding="utf-8")
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer.to_str()
 
 
 def padding(tokenizer: Any) -> int:

@@ -33,7 +33,7 @@ from lcl.train import (
 )
 from vision_methods.backbones import Backbone
 from vision_methods.config import MethodConfig
-from vision_methods.learner import Judging, Learner
+from vision_methods.learner import Judging, Keeping, Learner
 from vision_methods.method_run import write_config, write_results
 from vision_methods.methods import METHODS
 from vision_methods.probes import classify
@@ -165,6 +165,8 @@ def train_method(
             if stopping and done < steps:
                 raise Interrupted(run, stopping, command)
     if main:
+        if isinstance(learner, Keeping):
+            learner.keep(run)
         write_results(run, learner.backbone, seconds=time.perf_counter() - started)
     distributed.barrier()
     return learner.backbone.eval()
