@@ -17,7 +17,7 @@ from vision_methods.config import (
     OdinConfig,
     VITOConfig,
 )
-from vision_methods.image_text_config import ImageTextConfig
+from vision_methods.image_text_config import ACIDConfig, ImageTextConfig
 from vision_methods.learner import Learner
 
 
@@ -93,6 +93,12 @@ def _mcvit_backbone(config: Any, seed: int) -> Backbone:
     return vit_backbone(make_vit(config, seed))
 
 
+def _acid(config: Any, device: torch.device, *, progress: bool = False) -> Learner:
+    from vision_methods.acid import build
+
+    return build(config, device, progress=progress)
+
+
 def _siglip(config: Any, device: torch.device, *, progress: bool = False) -> Learner:
     from vision_methods.siglip import build
 
@@ -138,6 +144,13 @@ METHODS: dict[str, Method] = {
         MCViTConfig,
         _mcvit,
         _mcvit_backbone,
+    ),
+    "acid": Method(
+        "Pairs to learn from chosen by a reference model, ACID; and distilled besides, ACED (Udandarao et al. 2025)",
+        "methods-acid.md",
+        ACIDConfig,
+        _acid,
+        _image_tower,
     ),
     "siglip": Method(
         "Pictures and their captions: SigLIP's sigmoid loss or CLIP's softmax (Zhai et al. 2023; Radford et al. 2021)",

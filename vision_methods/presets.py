@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable
 
 from vision_methods.config import DetConConfig, HummingbirdConfig, MCViTConfig, MethodConfig, OdinConfig, VITOConfig
-from vision_methods.image_text_config import ImageTextConfig
+from vision_methods.image_text_config import ACIDConfig, ImageTextConfig
 
 
 def detcon_toy() -> DetConConfig:
@@ -352,8 +352,85 @@ def siglip_paper() -> ImageTextConfig:
     )
 
 
+def acid_toy() -> ACIDConfig:
+    """H-ACID on made pictures half of whose captions are of others, on a laptop.
+
+    Source: our own settings; the filter ratio, chunks and gain are those of Evans et al. 2024 (JEST). The reference is
+    trained first on made pictures without noise, in ``runs/acid-reference``, and taken from there by later runs.
+    Command: ``lcl train-method acid``. Hardware: 2 CPU cores. Time: some minutes, and as many for the reference.
+    Expected: ``docs/methods-acid.md``.
+    """
+    return ACIDConfig(
+        made_noise=0.5,
+        reference="runs/acid-reference",
+        batch=64,
+        epochs=10,
+        length=16,
+        optimizer="adamw95",
+        learning_rate=3e-3,
+        warmup_epochs=0.5,
+        precision="float32",
+    )
+
+
+def aced_toy() -> ACIDConfig:
+    """ACED: the toy of ACID, with the reference's matches distilled as well.
+
+    Source, hardware and time: as of ``toy``; the weight of the distillation is ours. Command: ``lcl train-method acid
+    --preset toy-aced``. Expected: ``docs/methods-acid.md``.
+    """
+    return dataclasses.replace(acid_toy(), distill=2.0)
+
+
+def acid_paper() -> ACIDConfig:
+    """H-ACID with a small ViT and a larger reference on pairs from the web.
+
+    Source: Udandarao et al. 2025 as known second-hand (filter ratio 0.8, a small learner with a large reference), and
+    Evans et al. 2024 (JEST) for the rest: batches of 32,768 out of 163,840, 16 chunks, learning rate 1e-3, weight
+    decay 1e-4, warm-up over 1 %, Adam's second beta 0.95; its clipping of gradients is not ours. Command: ``torchrun
+    --nproc-per-node 8 -m lcl.cli train-method acid --preset paper --images "pairs/*.tar" --reference RUN``, with the
+    run of a larger ``lcl train-method siglip`` on curated pairs. Hardware: the paper's 256 accelerators. Expected: not
+    trained by us.
+    """
+    return ACIDConfig(
+        size_px=256,
+        short_side_px=288,
+        memory_cap_gb=16,
+        store_cap_gb=4000,
+        backbone="vit_small16",
+        reference_backbone="vit_large16",
+        latent_width=768,
+        vocabulary=32_000,
+        length=64,
+        text_width=384,
+        text_depth=12,
+        text_heads=6,
+        start_bias=-10.0,
+        chunk=512,
+        epochs=10,
+        batch=32_768,
+        optimizer="adamw95",
+        learning_rate=1e-3,
+        weight_decay=1e-4,
+        warmup_epochs=0.1,
+        save_every=1000,
+        log_every=100,
+    )
+
+
+def aced_paper() -> ACIDConfig:
+    """ACED: the paper's ACID with a teacher's matches distilled as well.
+
+    Source: as of ``paper``; the distillation's weight is not known to us, 2 is a guess. Command: as of ``paper``, with
+    ``--preset paper-aced --teacher RUN``, of pairs that are more diverse than the reference's. Expected: not trained
+    by us.
+    """
+    return dataclasses.replace(acid_paper(), distill=2.0)
+
+
 #: Presets by method and name.
 PRESETS: dict[str, dict[str, Callable[[], MethodConfig]]] = {
+    "acid": {"toy": acid_toy, "toy-aced": aced_toy, "paper": acid_paper, "paper-aced": aced_paper},
     "detcon": {"toy": detcon_toy, "toy-s": detcon_toy_s, "paper": detcon_paper, "paper-s": detcon_paper_s},
     "odin": {"toy": odin_toy, "paper": odin_paper},
     "hummingbird": {
