@@ -11,18 +11,30 @@ what is ours, is in ``docs/methods-lixp.md``.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Collection
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from lcl import distributed
-from vision_methods.image_text_config import CONTEXT_PATHS
-from vision_methods.siglip import _first_row, sigmoid_loss, softmax_loss
+from vision_methods.caption_batches import PairBatches, Pairs
+from vision_methods.image_text_config import CONTEXT_PATHS, LIxPConfig
+from vision_methods.image_text_corpus import open_corpus, open_tokenizer
+from vision_methods.siglip import (
+    MOST_SCALE,
+    SigLIP,
+    TwoTowers,
+    _first_row,
+    make_towers,
+    sigmoid_loss,
+    softmax_loss,
+    unit,
+)
 
 
 def attention_weights(images: Tensor, *, temperature: Tensor | float, self_mask: bool = True) -> Tensor:
@@ -60,10 +72,10 @@ def attention_weights(images: Tensor, *, temperature: Tensor | float, self_mask:
     """
     images = _embeddings(images)
     with torch.autocast(images.device.type, enabled=False):
-        unit = F.normalize(images, dim=1)
-        keys = distributed.gather_over_processes(unit)
+        queries = unit(images)
+        keys = distributed.gather_over_processes(queries)
         _check_others(len(keys), self_mask)
-        return _weights(unit, keys, _own_numbers(images), temperature, self_mask)
+        return _weights(queries, keys, _own_numbers(images), temperature, self_mask)
 
 
 def contextualised(
@@ -114,10 +126,10 @@ def contextualised(
     if chunk is not None and chunk < 1:
         raise ValueError(f"chunk is {chunk}; expected at least 1 row, or None for all.")
     with torch.autocast(images.device.type, enabled=False):
-        unit, every = F.normalize(images, dim=1), distributed.gather_over_processes(images)
+        every = distributed.gather_over_processes(images)
         _check_others(len(every), self_mask)
-        queries = unit.detach() if "queries" in stop_gradient else unit
-        keys = F.normalize(every.detach() if "keys" in stop_gradient else every, dim=1)
+        queries = unit(images.detach() if "queries" in stop_gradient else images)
+        keys = unit(every.detach() if "keys" in stop_gradient else every)
         values = every.detach() if "values" in stop_gradient else every
         own = _own_numbers(images)
 
@@ -210,12 +222,12 @@ def lixp_loss(
     # What has no weight is not computed: 0 times an infinite loss is no number, and temperatures get no gradient.
     base = context = None
     if alpha > 0:
-        base = _contrast(_unit(images), texts, scale, bias, chunk)
+        base = _contrast(unit(images), texts, scale, bias, chunk)
     if alpha < 1:
         read = contextualised(
             images, temperature=context_temperature, self_mask=self_mask, stop_gradient=stop_gradient, chunk=chunk
         )
-        context = _contrast(_unit(read), texts, context_scale, context_bias, chunk)
+        context = _contrast(unit(read), texts, context_scale, context_bias, chunk)
     if context is None:
         assert base is not None
         return Losses(base, base, None)
@@ -230,11 +242,6 @@ def _contrast(
     if bias is None:
         return softmax_loss(images, texts, scale=scale, chunk=chunk)
     return sigmoid_loss(images, texts, scale=scale, bias=bias, chunk=chunk)
-
-
-def _unit(vectors: Tensor) -> Tensor:
-    with torch.autocast(vectors.device.type, enabled=False):
-        return F.normalize(vectors, dim=1)
 
 
 def _embeddings(images: Tensor) -> Tensor:
@@ -261,3 +268,193 @@ def _weights(queries: Tensor, keys: Tensor, own: Tensor, temperature: Tensor | f
     if self_mask:
         logits = logits.masked_fill(own[:, None] == torch.arange(len(keys), device=keys.device), -math.inf)
     return logits.softmax(1)
+
+
+class Context(nn.Module):
+    """What LIxP learns beside the towers: scale and bias of the contextual loss, and the temperature of attention.
+
+    Parameters
+    ----------
+    scale : float, optional
+        At first; without it the base loss's is taken.
+    temperature : float
+        At first.
+    bias : float, optional
+        At first; without it the base loss's is taken, if that has one.
+
+    Examples
+    --------
+    >>> sum(parameter.numel() for parameter in Context(scale=10.0, temperature=0.02, bias=-4.0).parameters())
+    3
+    """
+
+    def __init__(self, *, scale: float | None, temperature: float, bias: float | None) -> None:
+        super().__init__()
+        self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature)))
+        self.log_scale = None if scale is None else nn.Parameter(torch.tensor(math.log(scale)))
+        self.bias = None if bias is None else nn.Parameter(torch.tensor(float(bias)))
+
+    @property
+    def temperature(self) -> Tensor:
+        """What cosines of pictures with pictures are divided by, together with the root of their features."""
+        return self.log_temperature.exp()
+
+
+class LIxP(SigLIP):
+    """Two towers and their context while they are trained: a learner (:mod:`vision_methods.learner`).
+
+    Parameters
+    ----------
+    towers : TwoTowers
+    batches : PairBatches
+    tokenizer : tokenizers.Tokenizer
+    context : Context
+        Trained as a part of the towers, and not kept: at inference nothing is different.
+    alpha : float
+        Weight of the base loss.
+    self_mask, stop_gradient
+        As of :func:`contextualised`.
+    **options
+        Of :class:`vision_methods.siglip.SigLIP`.
+    """
+
+    def __init__(
+        self,
+        towers: TwoTowers,
+        batches: PairBatches,
+        tokenizer: Any,
+        *,
+        context: Context,
+        alpha: float,
+        self_mask: bool = True,
+        stop_gradient: Collection[str] = (),
+        **options: Any,
+    ) -> None:
+        super().__init__(towers, batches, tokenizer, **options)
+        towers.add_module("context", context)
+        self.alpha, self.self_mask, self.stop_gradient = alpha, self_mask, tuple(stop_gradient)
+
+    @property
+    def context(self) -> Context:
+        """Temperatures of the contextual loss."""
+        context = self.online.context
+        assert isinstance(context, Context)
+        return context
+
+    def loss(self, batch: Pairs) -> tuple[Tensor, dict[str, Tensor]]:
+        """Share of this process in the loss, and in what tells how it goes.
+
+        Returns
+        -------
+        loss : Tensor
+        numbers : dict of str to Tensor
+            Those of SigLIP, ``base`` and ``context``: the two losses, where they have a weight; ``context_scale`` and
+            ``context_temperature``.
+        """
+        vectors, texts = self.embed(batch)
+        texts, towers, context = unit(texts), self.online, self.context
+        scale = towers.scale if context.log_scale is None else context.log_scale.exp()
+        biases: dict[str, Any] = {}
+        if self.kind == "sigmoid":
+            biases = {"bias": towers.bias, "context_bias": towers.bias if context.bias is None else context.bias}
+        found = lixp_loss(
+            vectors,
+            texts,
+            alpha=self.alpha,
+            scale=towers.scale,
+            context_scale=scale,
+            context_temperature=context.temperature,
+            self_mask=self.self_mask,
+            stop_gradient=self.stop_gradient,
+            chunk=self.chunk,
+            **biases,
+        )
+        numbers = self.numbers(unit(vectors), texts)
+        numbers |= {name: loss for name, loss in (("base", found.base), ("context", found.context)) if loss is not None}
+        own = {"context_scale": scale, "context_temperature": context.temperature}
+        numbers |= {name: value.detach() / distributed.world_size() for name, value in own.items()}
+        return found.total, numbers
+
+    @torch.no_grad()
+    def after_step(self, step: int, steps: int) -> None:
+        """CLIP's scales grow to 100 at most; SigLIP's are free."""
+        super().after_step(step, steps)
+        if self.kind == "softmax" and self.context.log_scale is not None:
+            self.context.log_scale.clamp_(max=math.log(MOST_SCALE))
+
+    def keep(self, run: Path) -> None:
+        """Both towers, without the context, and the tokenizer, in the run folder."""
+        from vision_methods.image_text_run import write_towers
+
+        towers = copy.deepcopy(self.online)
+        del towers.context
+        write_towers(run, towers, self.tokenizer)
+
+
+def build(config: LIxPConfig, device: torch.device, *, progress: bool = False) -> LIxP:
+    """LIxP of a configuration: its captions, and its towers with initial weights or those of a run.
+
+    Parameters
+    ----------
+    config : LIxPConfig
+    device : torch.device
+    progress : bool
+        Show progress bars.
+
+    Returns
+    -------
+    LIxP
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If captions, tokenizer, weights or the run to start from cannot be used, or do not fit the settings.
+    """
+    corpus = open_corpus(config, progress=progress)
+    if config.start_run:
+        towers, tokenizer = _towers_of_run(config)
+    else:
+        tokenizer = open_tokenizer(config, corpus.train)
+        towers = make_towers(config, tokenizer)
+    sigmoid = config.loss == "sigmoid"
+    # Of a run, both losses go on from what it learned.
+    scale = float(towers.scale.detach()) if config.start_run else config.start_scale
+    context = Context(
+        scale=None if config.shared_scale else config.start_context_scale or scale,
+        temperature=config.start_context_temperature,
+        bias=float(towers.bias.detach()) if sigmoid and not config.shared_bias else None,
+    )
+    return LIxP(
+        towers,
+        corpus.batches(config, tokenizer),
+        tokenizer,
+        context=context,
+        alpha=config.alpha,
+        self_mask=config.self_mask,
+        stop_gradient=config.stop_gradient,
+        loss=config.loss,
+        chunk=config.chunk,
+        precision=config.precision,
+        judged=corpus.judged(config, tokenizer),
+        about_data=corpus.about,
+    ).to(device)
+
+
+#: Settings that towers of a run have to share with what goes on from them.
+_SHAPES = (
+    *("backbone", "layer", "latent_width", "loss", "length", "text_weights"),
+    *("text_width", "text_depth", "text_heads", "text_pooling"),
+)
+
+
+def _towers_of_run(config: LIxPConfig) -> tuple[TwoTowers, Any]:
+    from vision_methods.image_text_run import load_towers
+
+    model = load_towers(config.start_run)
+    for name in _SHAPES:
+        own, other = getattr(config, name), getattr(model.config, name)
+        if own != other:
+            raise ValueError(f"{name} is {own!r}, but {other!r} in {config.start_run}; give the same settings.")
+    if config.freeze_text:
+        model.towers.text.requires_grad_(False)
+    return model.towers, model.tokenizer

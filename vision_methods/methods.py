@@ -17,7 +17,7 @@ from vision_methods.config import (
     OdinConfig,
     VITOConfig,
 )
-from vision_methods.image_text_config import ACIDConfig, ImageTextConfig
+from vision_methods.image_text_config import ACIDConfig, ImageTextConfig, LIxPConfig
 from vision_methods.learner import Learner
 
 
@@ -99,6 +99,12 @@ def _acid(config: Any, device: torch.device, *, progress: bool = False) -> Learn
     return build(config, device, progress=progress)
 
 
+def _lixp(config: Any, device: torch.device, *, progress: bool = False) -> Learner:
+    from vision_methods.lixp import build
+
+    return build(config, device, progress=progress)
+
+
 def _siglip(config: Any, device: torch.device, *, progress: bool = False) -> Learner:
     from vision_methods.siglip import build
 
@@ -150,6 +156,13 @@ METHODS: dict[str, Method] = {
         "methods-acid.md",
         ACIDConfig,
         _acid,
+        _image_tower,
+    ),
+    "lixp": Method(
+        "Pictures and captions, and what a picture reads from its neighbours, for few-shot use (Roth et al. 2025)",
+        "methods-lixp.md",
+        LIxPConfig,
+        _lixp,
         _image_tower,
     ),
     "siglip": Method(

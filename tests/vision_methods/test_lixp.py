@@ -1,6 +1,9 @@
 """The contextualised loss against its formula written out, its limits, and two processes; the learner."""
 
+import json
 import math
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -9,9 +12,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vision_methods.image_text_config import CONTEXT_PATHS
-from vision_methods.lixp import attention_weights, contextualised, lixp_loss
+from vision_methods.image_text_config import CONTEXT_PATHS, ImageTextConfig, LIxPConfig
+from vision_methods.image_text_run import load_towers
+from vision_methods.lixp import attention_weights, build, contextualised, lixp_loss
+from vision_methods.method_run import load_method
+from vision_methods.siglip import build as base
 from vision_methods.siglip import sigmoid_loss, softmax_loss
+from vision_methods.train import train_method
 
 GOLDEN = torch.tensor([[2.0, 0.0], [0.0, 1.0], [3.0, 4.0]], dtype=torch.float64)
 
@@ -270,6 +277,155 @@ def test_what_cannot_be_is_named():
         contextualised(one, temperature=1.0, chunk=0)
     with pytest.raises(ValueError, match="expected floating point"):
         contextualised(torch.ones(3, 2, dtype=torch.int64), temperature=1.0)
+
+
+SMALL = {
+    **{"made_pictures": 64, "batch": 16, "epochs": 2, "text_width": 16, "text_depth": 1, "text_heads": 2},
+    **{"vocabulary": 300, "length": 20, "latent_width": 8, "precision": "float32", "device": "cpu", "judge_most": 20},
+}
+CPU = torch.device("cpu")
+
+
+def encoded(learner):
+    learner.eval()
+    pictures = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    return learner.online.encode_images(pictures)
+
+
+@pytest.mark.parametrize("loss", ["sigmoid", "softmax"])
+def test_the_learner_without_context_is_siglip_to_the_bit(loss):
+    found = []
+    for config, make in ((LIxPConfig(alpha=1, loss=loss, **SMALL), build), (ImageTextConfig(loss=loss, **SMALL), base)):
+        learner = make(config, CPU)
+        value, _ = learner.loss(learner.draw(3))
+        value.backward()
+        gradients = {name: p.grad for name, p in learner.online.named_parameters() if "context" not in name}
+        found.append([value, encoded(learner), gradients])
+        assert all(p.grad is None for name, p in learner.online.named_parameters() if "context" in name)
+    assert torch.equal(found[0][0], found[1][0])
+    assert torch.equal(found[0][1], found[1][1])
+    assert list(found[0][2]) == list(found[1][2])
+    for one, other in zip(found[0][2].values(), found[1][2].values(), strict=True):
+        assert (one is None and other is None) or torch.equal(one, other)
+
+
+def test_what_is_learned_beside_the_towers():
+    count = lambda learner: sum(p.numel() for p in learner.online.parameters())  # noqa: E731
+    for loss, more in (("sigmoid", 3), ("softmax", 2)):
+        own = count(base(ImageTextConfig(loss=loss, **SMALL), CPU))
+        assert count(build(LIxPConfig(loss=loss, **SMALL), CPU)) == own + more
+    shared = LIxPConfig(shared_scale=True, shared_bias=True, **SMALL)
+    assert count(build(shared, CPU)) == count(base(ImageTextConfig(**SMALL), CPU)) + 1
+
+
+def test_temperatures_stay_positive():
+    learner = build(LIxPConfig(**SMALL), CPU)
+    with torch.no_grad():
+        for parameter in learner.context.parameters():
+            parameter -= 40
+    assert 0 < learner.context.temperature.item() < 1e-12
+
+
+def test_the_loss_of_the_learner_is_of_its_settings():
+    learner = build(LIxPConfig(alpha=0.7, start_context_scale=3, start_context_temperature=0.05, **SMALL), CPU)
+    pairs = learner.draw(0)
+    value, numbers = learner.loss(pairs)
+    images, texts = learner.embed(pairs)
+    towers = learner.online
+    expected = lixp_loss(
+        images,
+        F.normalize(texts, dim=1),
+        alpha=0.7,
+        scale=10.0,
+        context_scale=3.0,
+        context_temperature=0.05,
+        bias=-math.log(15),
+        context_bias=-math.log(15),
+    )
+    torch.testing.assert_close(value, expected.total, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(numbers["base"], expected.base, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(numbers["context"], expected.context, rtol=1e-5, atol=1e-6)
+    assert float(numbers["context_temperature"]) == pytest.approx(0.05)
+    value.backward()
+    assert all(float(p.grad.abs()) > 0 for p in (towers.log_scale, towers.bias, *learner.context.parameters()))
+    # A shared scale and bias get the gradient of both.
+    one = build(LIxPConfig(alpha=0.7, shared_scale=True, shared_bias=True, **SMALL), CPU)
+    _, numbers = one.loss(pairs)
+    assert float(numbers["context_scale"]) == pytest.approx(10)
+
+
+def test_scales_of_clip_are_bounded():
+    learner = build(LIxPConfig(loss="softmax", **SMALL), CPU)
+    with torch.no_grad():
+        learner.context.log_scale.fill_(9.0)
+    learner.after_step(0, 1)
+    assert learner.context.log_scale.exp().item() == pytest.approx(100)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "lixp"
+    train_method("lixp", LIxPConfig(**SMALL), folder, progress=False, say=lambda line: None)
+    return folder
+
+
+def test_a_run_keeps_the_towers_alone(run):
+    model = load_towers(run)
+    assert not [name for name in model.towers.state_dict() if "context" in name]
+    assert set(model.towers.state_dict()) == set(base(ImageTextConfig(**SMALL), CPU).online.state_dict())
+    vectors = model.encode_words(["two red circles", "a blue star"])
+    torch.testing.assert_close(vectors.norm(dim=1), torch.ones(2))
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if line["stage"] == "lixp"]
+    assert {"base", "context", "context_scale", "context_temperature", "scale", "bias", "cosine"} <= set(steps[-1])
+    assert steps[-1]["context_temperature"] != steps[0]["context_temperature"]
+    named = load_method(run)[0]
+    for name, value in named.state_dict().items():
+        assert torch.equal(value, model.towers.image.state_dict()[name])
+
+
+def test_training_goes_on_from_a_run(run):
+    learner = build(LIxPConfig(start_run=str(run), alpha=0.5, **SMALL), CPU)
+    model = load_towers(run)
+    pictures = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(learner.eval().online.encode_images(pictures), model.towers.encode_images(pictures))
+    assert learner.context.log_scale.exp().item() == pytest.approx(model.towers.scale.item())
+    assert learner.context.bias.item() == pytest.approx(model.towers.bias.item())
+    with pytest.raises(ValueError, match="latent_width is 4, but 8 in"):
+        build(LIxPConfig(start_run=str(run), **{**SMALL, "latent_width": 4}), CPU)
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_bit(run, tmp_path):
+    from lcl.train import Interrupted
+
+    learner, steps = build(LIxPConfig(**SMALL), CPU), []
+
+    class Stopping(type(learner)):
+        def after_step(self, step, of):
+            super().after_step(step, of)
+            steps.append(step)
+            if len(steps) == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    learner.__class__ = Stopping
+    folder = tmp_path / "run"
+    with pytest.raises(Interrupted):
+        train_method("lixp", LIxPConfig(**SMALL), folder, learner=learner, progress=False, say=lambda line: None)
+    assert len(steps) < 8
+    train_method("lixp", LIxPConfig(**SMALL), folder, resume=True, progress=False, say=lambda line: None)
+    for name in ("towers.safetensors", "weights.safetensors"):
+        assert (folder / name).read_bytes() == (run / name).read_bytes()
+
+
+def test_settings_that_cannot_be_are_named():
+    for settings, message in (
+        ({"alpha": 1.5}, "alpha is 1.5"),
+        ({"stop_gradient": ("value",)}, "stop_gradient is 'value'"),
+        ({"start_context_temperature": 0.0}, "start_context_temperature is 0.0"),
+        ({"start_context_scale": -1.0}, "start_context_scale is -1.0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            LIxPConfig(**settings)
 
 
 def shares(rows):
