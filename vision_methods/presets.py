@@ -362,7 +362,17 @@ def lixp_toy() -> LIxPConfig:
     CAPTIONS``. Hardware: 2 CPU cores. Time: a few minutes. Expected: ``docs/methods-lixp.md``.
     """
     return LIxPConfig(
-        epochs=8, batch=256, precision="float32", length=16, text_width=64, text_depth=1, text_heads=2, judge_every=2
+        made_pictures=16_000,
+        length=16,
+        text_width=64,
+        text_depth=1,
+        text_heads=2,
+        epochs=6,
+        batch=256,
+        learning_rate=3e-3,
+        warmup_epochs=0.5,
+        judge_every=2,
+        precision="float32",
     )
 
 
