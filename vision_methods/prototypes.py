@@ -98,8 +98,15 @@ def choose_ridge(
     """
     fitted = int(len(features) * share)
     left, right = features[:fitted], features[fitted:]
-    gram, sums = left.T @ left, left.T @ targets[:fitted]
-    errors = [float(((right @ ridge_weights(gram, sums, each) - targets[fitted:]) ** 2).mean()) for each in penalties]
+    # With fewer pictures than features the eigenvectors are those of the pictures, which spans the same solutions.
+    dual = fitted < features.shape[1]
+    values, vectors = torch.linalg.eigh(left @ left.T if dual else left.T @ left)
+    before = right @ left.T @ vectors if dual else right @ vectors
+    after = vectors.T @ targets[:fitted] if dual else vectors.T @ (left.T @ targets[:fitted])
+    errors = []
+    for penalty in penalties:
+        found = before @ (after / (values.clamp(min=0) + penalty)[:, None])
+        errors.append(float(((found - targets[fitted:]) ** 2).mean()))
     return penalties[min(range(len(errors)), key=errors.__getitem__)]
 
 
