@@ -238,6 +238,22 @@ def test_a_run_can_be_interrupted_and_loaded(folder, tmp_path):
     assert_same(whole, parts, atol=0, rtol=0)
 
 
+@pytest.mark.shared
+def test_photographs_with_five_captions_each_end_to_end(shared, tmp_path):
+    from vision_methods.image_text_run import load_towers
+
+    captions = str(shared / "coco_mini" / "captions.json")
+    settings = config(
+        tmp_path, images=captions, reference_images=captions, made_noise=0.0, least_area=0.5, judge_every=1, distill=1.0
+    )
+    train_method("acid", settings, tmp_path / "run", progress=False, say=lambda line: None)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    last = [line for line in lines if line["stage"] == "epoch"][-1]
+    assert {"image_to_text_at_1", "text_to_image_at_5", "accuracy", "chance"} <= set(last)
+    assert "clean" not in lines[-2]
+    assert load_towers(tmp_path / "run").encode_words(["a dog"]).shape == (1, 16)
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
