@@ -10,34 +10,31 @@
 # # 2. Look inside
 #
 # What the units of a trained model are: filters and the Gabor functions that fit them, tuning to gratings, the pairs
-# of views that taught them, and the patches that drive them. `LCL_RUN` names a run folder of `lcl train`; without it a
-# short run is made from the built-in photographs.
+# of views that taught them, and the patches that drive them. `LCL_RUN` names a run folder of `lcl train`; without it
+# the trained model that comes with the package is looked at.
 
 # %%
 import os
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
 import lcl
 from lcl import figures
 from lcl.analysis import driving_patches
-from lcl.config import Config
+from lcl.checkpoint import run_folder
 from lcl.images import open_images
 from lcl.measure import run_model
 from lcl.properties import measure_tuning
-from lcl.train import Stream, build, counter_generator, geometry, train
+from lcl.train import Stream, build, counter_generator, geometry, read_config
 from neural_fits.figures_tuning import tuning_curves
 from neural_fits.gabor import fit_gabor, grating_tuning, is_gabor
 
 # %matplotlib inline
 
-RUN = Path(os.environ.get("LCL_RUN", "runs/short"))
-if not RUN.exists():
-    train(Config(steps=(400, 30)), RUN, progress=False, say=lambda line: None)
+RUN = run_folder(os.environ.get("LCL_RUN", "lcl-v2-small"))
 model = lcl.load(RUN)
-config = Config()
+config, _ = read_config(RUN)
 CPU = torch.device("cpu")
 
 # %% [markdown]
@@ -102,8 +99,8 @@ shown[2]
 
 # %%
 table = measure_tuning(
-    {"short run": run_model(RUN)}, layers=["V1"], n_units=16, n_sized=6, n_phases=4, n_resamples=100, say=print
-)["short run"]
+    {"model": run_model(RUN)}, layers=["V1"], n_units=16, n_sized=6, n_phases=4, n_resamples=100, say=print
+)["model"]
 tuning_curves(table)
 
 # %% [markdown]

@@ -11,7 +11,7 @@
 #
 # V2, unlike V1, responds more to textures with the higher-order statistics of photographs than to noise with the same
 # spectrum (Freeman, Ziemba et al. 2013). The set of 15 families that comes with the package is shown to a model.
-# `LCL_RUN` names a run folder; without it a short run is made from the built-in photographs. `LCL_TEXTURES` names
+# `LCL_RUN` names a run folder; without it the model that comes with the package is shown them. `LCL_TEXTURES` names
 # another set made by `lcl textures make`.
 
 # %%
@@ -20,10 +20,9 @@ from pathlib import Path
 
 import numpy as np
 
-from lcl.config import Config
+from lcl.checkpoint import run_folder
 from lcl.measure import run_model
 from lcl.properties import measure_modulation, modulation_rows, texture_set
-from lcl.train import train
 from neural_fits.baselines import gabor_energy
 from neural_fits.figures_modulation import index_by_family, modulation_summary, texture_sheet
 from neural_fits.texture_indices import modulation_index
@@ -31,9 +30,7 @@ from stimuli.textures import ready_textures, spectral_deviation
 
 # %matplotlib inline
 
-RUN = Path(os.environ.get("LCL_RUN", "runs/short"))
-if not RUN.exists():
-    train(Config(steps=(400, 30)), RUN, progress=False, say=lambda line: None)
+RUN = run_folder(os.environ.get("LCL_RUN", "lcl-v2-small"))
 
 # %% [markdown]
 # ## The pictures
@@ -69,7 +66,7 @@ print(modulation_index([[3.0]], [[2.0]]))
 SOURCE = os.environ.get("LCL_TEXTURES")
 shown = texture_set(Path(SOURCE) if SOURCE else None, shifts=1)
 models = {
-    "short run": run_model(RUN),
+    "trained": run_model(RUN),
     "untrained twin": run_model(RUN, seed=0),
     "gabor-energy": gabor_energy(input_px=112, grid=14),
 }
@@ -89,5 +86,5 @@ modulation_summary(modulation_rows(tables))
 index_by_family(tables)
 
 # %% [markdown]
-# How to read it: an index of V2 above that of V1 *and* above the twin's, in most families, is like V2. A short run on
-# twelve photographs need not show it; what longer ones show is in [docs/single-units.md](../docs/single-units.md).
+# How to read it: an index of V2 above that of V1 *and* above the twin's, in most families, is like V2. Seeds,
+# all units, four shifts and other models are in [docs/single-units.md](../docs/single-units.md).

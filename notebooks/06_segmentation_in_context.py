@@ -56,8 +56,8 @@ class Task:
 # %% [markdown]
 # ## A photograph of coins
 #
-# What is a coin follows from the photograph itself: basins of its edges around what is certainly dark or bright. Two thirds of it are prompts,
-# the rest is new.
+# What is a coin follows from the photograph itself: basins of its edges around what is certainly dark or bright. Two
+# thirds of it are prompts, the rest is new.
 
 # %%
 photograph = data.coins()

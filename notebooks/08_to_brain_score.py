@@ -10,13 +10,13 @@
 # # 8. To Brain-Score
 #
 # From a run folder to a plugin that Brain-Score can score, and one of its scores by hand on a recording that anyone
-# may have. `LCL_RUN` names a run folder; without it a short run is made. `LCL_BRAINSCORE_PYTHON` names the Python of
-# an environment that has `brainscore-vision`; with it Brain-Score's own checks are run as well.
+# may have. `LCL_RUN` names a run folder; without it the model that comes with the package is taken.
+# `LCL_BRAINSCORE_PYTHON` names the Python of an environment that has `brainscore-vision`; with it Brain-Score's own
+# checks are run as well.
 
 # %%
 import json
 import os
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -24,17 +24,14 @@ from matplotlib.figure import Figure
 
 import lcl
 import neural_fits
-from lcl.config import Config
+from lcl.checkpoint import run_folder
 from lcl.images import open_images
 from lcl.measure import run_model
 from lcl.submit import check_plugin, plugin_problems, write_plugin
-from lcl.train import train
 
 # %matplotlib inline
 
-RUN = Path(os.environ.get("LCL_RUN", "runs/short"))
-if not RUN.exists():
-    train(Config(steps=(400, 30)), RUN, progress=False, say=lambda line: None)
+RUN = run_folder(os.environ.get("LCL_RUN", "lcl-v2-small"))
 
 # %% [markdown]
 # ## The plugin
