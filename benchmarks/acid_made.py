@@ -4,9 +4,9 @@
 
 Made pictures with captions, half of them shuffled; a reference is trained once, on other made pictures without noise.
 IID and plain distillation learn from pairs as they come, 2.5 times as many as those that choose, which spend about as
-many operations. Accuracy is the mean over number, colour, texture and shape of held-out pictures, each named by prompts. What is finished is not done again;
---most ends after so many runs. Once all are there, DIR/acid_made.csv and DIR/acid_made.png are written and the means
-with 95 % t-intervals over seeds are printed.
+many operations. Accuracy is the mean over number, colour, texture and shape of held-out pictures, each named by
+prompts. What is finished is not done again; --most ends after so many runs. Once all are there, DIR/acid_made.csv and
+DIR/acid_made.png are written and the means with 95 % t-intervals over seeds are printed.
 """
 
 from __future__ import annotations
