@@ -12,6 +12,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from lcl import distributed
+from lcl.train import Interrupted
 from vision_methods.image_text_config import CONTEXT_PATHS, ImageTextConfig, LIxPConfig
 from vision_methods.image_text_run import load_towers
 from vision_methods.lixp import attention_weights, build, contextualised, lixp_loss
@@ -396,8 +398,6 @@ def test_training_goes_on_from_a_run(run):
 
 
 def test_a_run_that_was_stopped_goes_on_to_the_bit(run, tmp_path):
-    from lcl.train import Interrupted
-
     learner, steps = build(LIxPConfig(**SMALL), CPU), []
 
     class Stopping(type(learner)):
@@ -428,10 +428,43 @@ def test_settings_that_cannot_be_are_named():
             LIxPConfig(**settings)
 
 
+@pytest.mark.shared
+def test_photographs_with_captions_end_to_end(shared, tmp_path):
+    config = LIxPConfig(
+        images=str(shared / "coco_mini" / "captions.json"),
+        **{**SMALL, "epochs": 1, "batch": 64, "short_side_px": 40, "held_out": 0.2},
+    )
+    train_method("lixp", config, tmp_path / "run", progress=False, say=lambda line: None)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert 0 <= lines[-1]["image_to_text_at_1"] <= 1
+    last = next(line for line in reversed(lines) if line["stage"] == "lixp")
+    assert all(math.isfinite(last[name]) for name in ("loss", "base", "context"))
+    assert load_towers(tmp_path / "run").encode_words(["a dog on a beach"]).shape == (1, 8)
+
+
+def steps_of_the_learner():
+    """Losses, numbers and gradients of two steps: nothing may depend on how the batch is divided."""
+    found = {}
+    for loss in ("sigmoid", "softmax"):
+        learner = build(LIxPConfig(loss=loss, chunk=3, alpha=0.6, **SMALL), CPU).double()
+        for step in range(2):
+            pairs = learner.draw(step)
+            value, told = learner.loss(pairs._replace(pictures=pairs.pictures.double() / 255))
+            learner.zero_grad()
+            value.backward()
+            distributed.sum_gradients(learner.online.parameters())
+            for name, share in {"loss": value, **told}.items():
+                found[f"{loss} {step} {name}"] = distributed.sum_over_processes(share.detach())
+            with torch.no_grad():
+                for name, parameter in learner.online.named_parameters():
+                    if parameter.grad is not None:
+                        found[f"{loss} {step} gradient of {name}"] = parameter.grad.clone()
+                        parameter -= 0.01 * parameter.grad
+    return {name: each.numpy() for name, each in found.items()}
+
+
 def shares(rows):
     """Loss and gradients of some rows of a batch, as a process that holds them finds them, summed over processes."""
-    from lcl import distributed
-
     found = {}
     for name, sigmoid, chunk in (("clip", False, None), ("siglip", True, None), ("chunks", True, 2)):
         images, texts = drawn(7, 5, 0).requires_grad_(), drawn(7, 5, 1).requires_grad_()
@@ -452,7 +485,7 @@ def shares(rows):
 
 
 def test_two_processes_are_one(assert_two_are_one):
-    assert_two_are_one(__file__, lambda: shares(slice(None)), rtol=1e-9, atol=1e-12)
+    assert_two_are_one(__file__, lambda: shares(slice(None)) | steps_of_the_learner(), atol=1e-9)
 
 
 if __name__ == "__main__":
@@ -460,5 +493,6 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     store = torch.distributed.FileStore(str(folder / "store"), 2)
     torch.distributed.init_process_group("gloo", store=store, rank=number, world_size=2)
-    np.savez(folder / f"{number}.npz", **shares(slice(0, 3) if number == 0 else slice(3, 7)))
+    own = slice(0, 3) if number == 0 else slice(3, 7)
+    np.savez(folder / f"{number}.npz", **shares(own), **steps_of_the_learner())
     torch.distributed.destroy_process_group()
