@@ -931,6 +931,41 @@ def train_method(arguments: argparse.Namespace) -> None:
         distributed.barrier()
 
 
+def continual(arguments: argparse.Namespace) -> None:
+    """`lcl continual`."""
+    from lcl.checkpoint import command_line, provenance
+    from vision_methods.continual import dry_run, run_study
+    from vision_methods.continual_config import PRESETS, ContinualConfig
+    from vision_methods.continual_methods import METHODS, MODIFIERS, experiment
+    from vision_methods.continual_networks import make_base
+    from vision_methods.continual_report import write_study
+
+    if arguments.list:
+        for name, method in METHODS.items():
+            takes = " ".join(f"+{each}" for each in method.modifiers)
+            print(f"{name:14}{method.about}{f' [{takes}]' if takes else ''}")
+        print(f"Modifiers: {', '.join(MODIFIERS)}. Settings: NAME:SETTING=VALUE,... (see `lcl continual --help`).")
+        return
+    given = {f.name: getattr(arguments, f.name) for f in dataclasses.fields(ContinualConfig)}
+    config = PRESETS[arguments.preset or "toy"]()
+    config = dataclasses.replace(config, **{name: value for name, value in given.items() if value is not None})
+    methods = list(arguments.methods or ())
+    if arguments.experiment:
+        width = make_base(config, seed=config.seed, loaders=loaders()).width
+        methods += [text for name in arguments.experiment for text in experiment(name, width)]
+    methods = list(dict.fromkeys(methods)) or list(experiment("main", 1))
+    say = functools.partial(print, flush=True)
+    if arguments.dry_run:
+        dry_run(config, methods, loaders=loaders(), say=say)
+        return
+    out = arguments.out or Path("runs") / f"continual-{time.strftime('%Y%m%d-%H%M%S')}"
+    named = {"seeds": arguments.seeds, "loaders": loaders(), "command": command_line()}
+    cells = run_study(config, methods, out, **named, progress=arguments.progress, say=say)
+    record = {"config": config.as_dict(), "command": command_line(), **provenance()}
+    report = write_study(cells, out, record=record)
+    print(f"Tables, accuracy matrices and figures: {out}\nReport: {report}")
+
+
 def submit(arguments: argparse.Namespace) -> None:
     """`lcl submit`."""
     from lcl.submit import BIBTEX, check_plugin, write_plugin
@@ -1386,6 +1421,31 @@ def parser() -> tuple[Parser, dict[str, Parser]]:
         own.add_argument("--resume", type=Path, metavar="RUN", help="go on with an interrupted run")
         own.add_argument("--progress", action=argparse.BooleanOptionalAction, default=True, help="progress bars")
         add_settings(own, METHOD_PRESETS[name]["toy"](), "toy")
+
+    from vision_methods.continual_config import PRESETS as CONTINUAL_PRESETS
+    from vision_methods.continual_methods import EXPERIMENTS
+
+    added = command(
+        "continual",
+        continual,
+        "Learn classes task by task without rehearsal: accuracy, forgetting and parameters of prompts and others.",
+        "  lcl continual --images ~/photographs-by-class --backbone runs/hummingbird --seeds 3 --out study\n"
+        "  lcl continual --images FOLDER --backbone RUN --methods nmc ranpac onlyprompt+ewc:parameters=960\n"
+        "  lcl continual --images FOLDER --backbone RUN --experiment queries sizes\n"
+        "  lcl continual --images FOLDER --backbone v2net:lcl:runs/mine --experiment front --size-px 112\n"
+        "  lcl continual --preset paper --dry-run\n"
+        "  lcl continual --list                            (the methods)\n"
+        "The same command again goes on where a study was stopped.",
+    )
+    added.add_argument("--methods", nargs="+", metavar="METHOD", help="NAME[+MODIFIER...][:SETTING=VALUE,...]")
+    added.add_argument("--experiment", nargs="+", type=one_of(list(EXPERIMENTS)), help=", ".join(EXPERIMENTS))
+    added.add_argument("--preset", type=one_of(list(CONTINUAL_PRESETS)), help="toy (default), paper")
+    added.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds, each with its order of classes (3)")
+    added.add_argument("--out", type=Path, metavar="DIR", help="folder to make, or to go on in")
+    added.add_argument("--dry-run", action="store_true", help="parameters and one step of every method, on noise")
+    added.add_argument("--list", action="store_true", help="say which methods there are")
+    added.add_argument("--progress", action=argparse.BooleanOptionalAction, default=True, help="progress bar")
+    add_settings(added, CONTINUAL_PRESETS["toy"](), "toy")
 
     command("presets", presets, "List the presets: source, command, hardware, time, expected result.", "  lcl presets")
     added = command(
