@@ -384,6 +384,8 @@ def open_frozen(run: Path | str, corpus: Corpus, config: ACIDConfig, device: tor
     trained = model.config
     if scores and trained.loss != config.loss:
         raise ValueError(f"{run} was trained with the {trained.loss} loss; expected {config.loss}, the learner's.")
+    if scores and config.images and not trained.images:
+        raise ValueError(f"{run} was trained on made pictures; expected a reference that has seen such captions.")
     if not config.cache and trained.size_px != config.size_px:
         raise ValueError(
             f"{run} sees pictures of {trained.size_px} px, the learner of {config.size_px} px; expected the same size, "

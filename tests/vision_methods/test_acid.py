@@ -239,7 +239,7 @@ def test_a_run_can_be_interrupted_and_loaded(folder, tmp_path):
 
 
 @pytest.mark.shared
-def test_photographs_with_five_captions_each_end_to_end(shared, tmp_path):
+def test_photographs_with_five_captions_each_end_to_end(folder, shared, tmp_path):
     from vision_methods.image_text_run import load_towers
 
     captions = str(shared / "coco_mini" / "captions.json")
@@ -252,6 +252,8 @@ def test_photographs_with_five_captions_each_end_to_end(shared, tmp_path):
     assert {"image_to_text_at_1", "text_to_image_at_5", "accuracy", "chance"} <= set(last)
     assert "clean" not in lines[-2]
     assert load_towers(tmp_path / "run").encode_words(["a dog"]).shape == (1, 16)
+    with pytest.raises(ValueError, match="trained on made pictures"):
+        build(dataclasses.replace(settings, reference=str(folder / "reference")), CPU)
 
 
 @pytest.mark.parametrize(
