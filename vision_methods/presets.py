@@ -362,7 +362,7 @@ def lixp_toy() -> LIxPConfig:
     CAPTIONS``. Hardware: 2 CPU cores. Time: a few minutes. Expected: ``docs/methods-lixp.md``.
     """
     return LIxPConfig(
-        made_pictures=16_000,
+        made_pictures=12_000,
         length=16,
         text_width=64,
         text_depth=1,
