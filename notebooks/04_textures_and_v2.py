@@ -35,8 +35,9 @@ RUN = run_folder(os.environ.get("LCL_RUN", "lcl-v2-small"))
 # %% [markdown]
 # ## The pictures
 #
-# Above, textures; below each, noise that has *exactly* its power spectrum. So no unit that only adds up energies of
-# orientations and frequencies can tell them apart on average, and a difference is about higher-order statistics.
+# Above, textures; below each, noise that has its power spectrum (to the rounding of 8-bit pixels, as the next cell
+# says). So no unit that only adds up energies of orientations and frequencies can tell them apart on average, and a
+# difference is about higher-order statistics.
 
 # %%
 textures = ready_textures()
