@@ -16,6 +16,7 @@ from lcl.labelled_images import cut, draw_crops, square_boxes
 from lcl.train import counter_generator, shuffled_batch
 from vision_methods.captions import Captions
 from vision_methods.pictures import own_share
+from vision_methods.text_tower import shortened
 
 
 class Pairs(NamedTuple):
@@ -24,7 +25,7 @@ class Pairs(NamedTuple):
     Attributes
     ----------
     pictures : Tensor of uint8, (B, 3, size_px, size_px)
-    tokens : Tensor of int64, (B, length)
+    tokens : Tensor of int64, (B, up to length)
     index : Tensor of int64, (B,)
         Numbers of the pictures.
     """
@@ -87,7 +88,7 @@ class PairBatches:
         if len(tokens) != counts.sum():
             raise ValueError(f"There are tokens of {len(tokens)} captions; expected {counts.sum()}.")
         self.own, self.per_epoch = own_share(len(captions), batch)
-        self.captions, self.tokens, self.batch, self.size_px = captions, tokens, batch, size_px
+        self.captions, self.tokens, self.batch, self.size_px = captions, shortened(tokens), batch, size_px
         self.least_area, self.aspect, self.mirror, self.seed = least_area, aspect, mirror, seed
         self._counts, self._starts = torch.from_numpy(counts), torch.from_numpy(counts.cumsum() - counts)
         self.pool = ThreadPoolExecutor(max(1, min(8, (os.cpu_count() or 1) - 1)))

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lcl.images import ImageStore
 from vision_methods.caption_batches import central_pictures
+from vision_methods.text_tower import shortened
 
 #: Pictures or texts that are encoded, or compared with all others, at a time.
 CHUNK = 256
@@ -204,4 +205,5 @@ def embed_tokens(towers: torch.nn.Module, tokens: Tensor) -> Tensor:
     """Unit vectors (text, D), on the CPU, of tokens by two towers, left in evaluation mode."""
     towers.eval()
     device = next(towers.parameters()).device
-    return torch.cat([towers.encode_texts(part.to(device)).cpu() for part in tokens.split(CHUNK)])  # pyright: ignore[reportCallIssue]
+    parts = shortened(tokens).split(CHUNK)
+    return torch.cat([towers.encode_texts(part.to(device)).cpu() for part in parts])  # pyright: ignore[reportCallIssue]

@@ -5,11 +5,14 @@ The tokenizer is of the library ``tokenizers``, CLIP's text model of ``transform
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vision_methods.vit import Block
@@ -189,6 +192,28 @@ def tokenize(tokenizer: Any, texts: Sequence[str], length: int) -> Tensor:
     return torch.tensor([each.ids for each in encoded])
 
 
+def shortened(tokens: Tensor) -> Tensor:
+    """Texts without the columns that fill all of them up, which change nothing but the time it takes.
+
+    Parameters
+    ----------
+    tokens : Tensor of int64, (text, length)
+
+    Returns
+    -------
+    Tensor of int64, (text, up to length)
+        One column of what fills texts up stays, as it may be their end (CLIP's tokenizers).
+
+    Examples
+    --------
+    >>> shortened(torch.tensor([[5, 1, 0, 0, 0], [1, 0, 0, 0, 0]]))
+    tensor([[5, 1, 0],
+            [1, 0, 0]])
+    """
+    used = (tokens != tokens[:, -1:]).any(0).nonzero()
+    return tokens[:, : int(used.max()) + 2] if len(used) else tokens[:, :1]
+
+
 class TextTower(nn.Module):
     """A small transformer of texts: pre-norm blocks, every token reads every other, none reads what fills texts up.
 
@@ -348,15 +373,20 @@ def clip_text(folder: Path | str | None = None, *, settings: dict[str, Any] | No
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder / name} does not exist; expected a folder of a CLIP text model.")
     try:
-        model, report = CLIPTextModel.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
-            folder, local_files_only=True, use_safetensors=True, output_loading_info=True
-        )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"{folder} holds no CLIP text model ({reason}).") from None
-    if report["missing_keys"]:
-        first = sorted(report["missing_keys"])[0]
-        raise ValueError(
-            f"{folder} holds no CLIP text model: it lacks {len(report['missing_keys'])} tensors ({first})."
-        )
+        found, held = json.loads((folder / "config.json").read_bytes()), load_file(folder / "model.safetensors")
+    except (ValueError, SafetensorError) as error:
+        raise ValueError(f"{folder} holds no CLIP text model: a file is damaged ({error}).") from None
+    settings = found.get("text_config", found)
+    if not str(found.get("model_type", "")).startswith("clip") or not isinstance(settings, dict):
+        raise ValueError(f"{folder} holds a model of type {found.get('model_type')!r}; expected CLIP's.")
+    model = CLIPTextModel(CLIPTextConfig(**settings))
+    # Releases of transformers differ in whether the names begin with the part of CLIP that they are of.
+    state = {name.removeprefix("text_model."): value for name, value in held.items()}
+    own = {name: name.removeprefix("text_model.") for name in model.state_dict()}
+    if missing := sorted(short for short in own.values() if short not in state):
+        raise ValueError(f"{folder} holds no CLIP text model: it lacks {len(missing)} tensors, first {missing[0]}.")
+    try:
+        model.load_state_dict({name: state[short] for name, short in own.items()})
+    except RuntimeError as error:
+        raise ValueError(f"{folder} holds no CLIP text model: {str(error).splitlines()[-1].strip()}") from None
     return CLIPText(model)
