@@ -44,6 +44,8 @@ N_LABELLED, N_HELD = 4000, 2000
 #: Classes of colour and shape together, and the shots that they have pictures for.
 BOTH, SHOTS_OF_BOTH = "colour and shape", (1, 2, 4, 8)
 PROMPTS = 16
+#: Means over adapters.
+ALONE, WITH_TEXTS = "mean of pictures alone", "mean with texts"
 
 
 def prompts_of_both() -> dict[str, list[str]]:
@@ -124,12 +126,16 @@ def one_run(condition: str, changes: list[str], common: Mapping[str, Any], run: 
 
 
 def differences(rows: Sequence[Mapping[str, Any]], conditions: Sequence[str]) -> list[dict[str, Any]]:
-    """Accuracy of conditions less that of the first, mean over attributes, paired by seed; and of the 48 classes."""
+    """Accuracy of conditions less that of the first, paired by seed: mean over attributes, and of the 48 classes."""
     of: dict[tuple[Any, ...], dict[tuple[str, int], list[float]]] = {}
     for row in rows:
         group = BOTH if row["classes"] == BOTH else "attributes"
-        key = group, row["adapter"], row["shots"]
-        of.setdefault(key, {}).setdefault((row["condition"], row["seed"]), []).append(row["accuracy"])
+        together = [row["adapter"]]
+        if row["adapter"] in ADAPTERS:
+            together.append(WITH_TEXTS if ADAPTERS[row["adapter"]].needs_texts else ALONE)
+        for adapter in together:
+            key = group, adapter, row["shots"]
+            of.setdefault(key, {}).setdefault((row["condition"], row["seed"]), []).append(row["accuracy"])
     found = []
     for (group, adapter, shots), values in of.items():
         seeds = sorted({seed for _, seed in values})
@@ -173,8 +179,7 @@ def gains(table: Sequence[Mapping[str, Any]], conditions: Sequence[str]) -> Figu
             axes.set_xticks([0.6, *ticks], ["texts", *map(str, ticks)])
             axes.minorticks_off()
             axes.set_title(f"{adapter}, {'4 attributes' if group != BOTH else '48 classes'}")
-    panels[1, 0].set_ylabel("accuracy less that of the base loss: 4 attributes")
-    panels[4, 0].set_ylabel("48 classes of colour and shape")
+    figure.supylabel(f"accuracy less that of {conditions[0]} (48 classes: colour and shape together)", fontsize=9)
     panels[-1, 1].set_xlabel("labelled pictures of each class (shots)")
     seeds = table[0]["seeds"]
     handles = [
@@ -228,7 +233,7 @@ def main() -> None:
     for row in table:
         if row["shots"] in (0, 1, 8, 32):
             interval = f"{row['gain']:+.3f} [{row['gain_low']:+.3f}, {row['gain_high']:+.3f}]"
-            print(f"{row['classes']:>16} {row['adapter']:>18} {row['shots']:>2} {row['condition']:>10} "
+            print(f"{row['classes']:>16} {row['adapter']:>22} {row['shots']:>2} {row['condition']:>10} "
                   f"{row['accuracy']:.3f}  {interval}")  # fmt: skip
 
 
