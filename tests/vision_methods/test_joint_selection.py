@@ -1,6 +1,7 @@
 """Selection against the printed algorithm on whole matrices, against one draw at a time, and at its limits."""
 
 import math
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -353,6 +354,29 @@ def test_joint_selection_finds_batches_of_a_higher_score_than_independent_select
         ahead.append(np.mean(difference))
     assert ahead[0] == pytest.approx(0, abs=1e-4)
     assert all(each > 0 for each in ahead[1:])
+
+
+def test_more_chunks_come_nearer_to_the_distribution_over_all_batches():
+    """Probabilities that grow with the exponential of a batch's score, over all 495 batches of four of twelve."""
+    batches = np.array(list(combinations(range(12), 4)))
+    found = {"chance": [], 1: [], 2: [], 4: [], "aim": []}
+    for seed in range(4):
+        learner, reference = random_pairs(seed, 12, scale=8.0), random_pairs(seed + 50, 12, scale=14.0, bias=-5.0)
+        terms = (sigmoid_terms(learner) - sigmoid_terms(reference)).numpy()
+        scores = np.array([terms[np.ix_(each, each)].sum() for each in batches])
+        weights = np.exp(scores - scores.max())
+        found["chance"].append(scores.mean())
+        found["aim"].append((weights * scores).sum() / weights.sum())
+        generator = torch.Generator().manual_seed(seed)
+        for chunks in (1, 2, 4):
+            drawn = [
+                select_jointly(learner, reference, 4, noise=gumbel_noise((chunks, 12), generator)).numpy()
+                for _ in range(150)
+            ]
+            found[chunks].append(np.mean([terms[np.ix_(each, each)].sum() for each in drawn]))
+    mean = {name: np.mean(values) for name, values in found.items()}
+    assert mean["chance"] < mean[1] < mean[2] < mean[4] < mean["aim"]
+    assert mean[4] - mean["chance"] > 0.75 * (mean["aim"] - mean["chance"])
 
 
 def test_half_precision_embeddings_are_scored_in_single():
