@@ -66,7 +66,7 @@ class BoxedPictures:
         ]
         return self.subset(np.setdiff1d(np.arange(len(self)), held)), self.subset(np.sort(held))
 
-    def of_classes(self, numbers: Sequence[int]) -> BoxedPictures:
+    def of_classes(self, numbers: np.ndarray | Sequence[int]) -> BoxedPictures:
         """The same pictures with the boxes of some classes alone, which are numbered anew: others leave no trace.
 
         Raises

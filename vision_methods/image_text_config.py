@@ -157,3 +157,64 @@ class ACIDConfig(ImageTextConfig):
     def super_batch(self) -> int:
         """Pairs that a batch is chosen from."""
         return round(self.batch / (1 - self.filter_ratio))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThreeWaysConfig(MethodConfig):
+    """Settings of the open-vocabulary detector (:mod:`vision_methods.three_ways`).
+
+    Examples
+    --------
+    >>> ThreeWaysConfig(gated=False).variants
+    64
+    """
+
+    images: str = _setting("", "boxes as in COCO's FILE.json; empty: made pictures")
+    image_dir: str = _setting("", "folder that the pictures' names start from; empty: the file's, or images/ in it")
+    validation_images: str = _setting("", "boxes to judge by, as in COCO's FILE.json; empty: held_out of the images")
+    size_px: int = _setting(64, "side of the frames that whole pictures are scaled to fit")
+    held_out_words: tuple[str, ...] = _setting((), "classes of these names, or with these words, never show a box")
+    towers: str = _setting("", "run of `lcl train-method siglip` to start from; trained there if it does not exist")
+    made_pictures: int = _setting(1500, "pictures with boxes that are made where none are given")
+
+    backbone: str = _setting("conv4", f"network of pictures of the towers: {', '.join(BACKBONES)}")
+    layers: tuple[str, ...] = _setting(("conv2", "conv4"), "layers that the pyramid stands on, the finest first")
+    beyond: int = _setting(1, "levels beyond the last layer")
+    depth: int = _setting(2, "blocks of each tower of the head")
+    level_range: float = _setting(8.0, "farthest side of a box from its location, in strides of its level")
+    freeze_backbone: bool = _setting(True, "the network of pictures keeps its weights")
+    gated: bool = _setting(True, "shortcuts beside every new layer; otherwise an ordinary pyramid and head")
+    start_scale: float = _setting(1 / 0.07, "that cosines are multiplied with at first; it is learned")
+
+    prompts: tuple[str, ...] = _setting(
+        ("{}", "a {}", "a picture of a {}", "a photo of a {}", "here we see a {}"), "forms that a name is put into"
+    )
+    variants: int = _setting(64, "text vectors of each class to draw from; 1, with no dropout: no augmentation")
+    text_dropout: float = _setting(0.1, "of the variants")
+
+    teacher: str = _setting("", "run of three-ways whose boxes of captions are trained on; empty: no self-training")
+    captions: str = _setting("", "captioned pictures for it, as of siglip; empty: made pictures")
+    caption_dir: str = _setting("", "folder that their names start from")
+    made_captioned: int = _setting(3000, "captioned pictures that are made where none are given")
+    caption_batch: int = _setting(16, "captioned pictures of a step, over all processes")
+    caption_weight: float = _setting(1.0, "of their loss")
+    least_score: float = _setting(0.2, "boxes of captions with lower scores are left out")
+
+    least_zoom: float = _setting(1.0, "pictures are scaled down to so much of their frame at most; 1: never")
+    mirror: bool = _setting(True, "half of the pictures are mirrored")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        names = ("made_pictures", "level_range", "start_scale", "variants", "made_captioned", "caption_batch", "depth")
+        for name in names:
+            _check(name, getattr(self, name), lambda value: value > 0, "a positive number")
+        for name in ("beyond", "caption_weight", "least_score"):
+            _check(name, getattr(self, name), lambda value: value >= 0, "0 or more")
+        _check("text_dropout", self.text_dropout, lambda value: 0 <= value < 1, "a share from 0 to below 1")
+        _check("least_zoom", self.least_zoom, lambda value: 0 < value <= 1, "a share of more than 0")
+        if not self.prompts or not all("{}" in prompt for prompt in self.prompts):
+            raise ValueError(f"prompts is {self.prompts!r}; expected at least one, each with {{}} for the name.")
+        defaults = MethodConfig()
+        for name in (*_TWO_VIEWS, "latent_width", "layer"):
+            if getattr(self, name) != getattr(defaults, name):
+                raise ValueError(f"{name} is no setting of three-ways; leave it out.")

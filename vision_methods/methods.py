@@ -17,7 +17,7 @@ from vision_methods.config import (
     OdinConfig,
     VITOConfig,
 )
-from vision_methods.image_text_config import ACIDConfig, ImageTextConfig, LIxPConfig
+from vision_methods.image_text_config import ACIDConfig, ImageTextConfig, LIxPConfig, ThreeWaysConfig
 from vision_methods.learner import Learner
 
 
@@ -111,6 +111,12 @@ def _siglip(config: Any, device: torch.device, *, progress: bool = False) -> Lea
     return build(config, device, progress=progress)
 
 
+def _three_ways(config: Any, device: torch.device, *, progress: bool = False) -> Learner:
+    from vision_methods.three_ways_run import build
+
+    return build(config, device, progress=progress)
+
+
 def _image_tower(config: Any, seed: int) -> Backbone:
     from vision_methods.siglip import make_image_tower
 
@@ -171,5 +177,11 @@ METHODS: dict[str, Method] = {
         ImageTextConfig,
         _siglip,
         _image_tower,
+    ),
+    "three-ways": Method(
+        "Boxes for any words: gated shortcuts, text variants, self-training; our reading (Arandjelovic et al. 2023)",
+        "methods-three-ways.md",
+        ThreeWaysConfig,
+        _three_ways,
     ),
 }
