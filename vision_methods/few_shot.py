@@ -25,6 +25,8 @@ SHOTS = (1, 2, 4, 8, 16, 32)
 
 #: Folds of the support that settings are chosen by, at most.
 FOLDS = 5
+#: Cosines of queries with the support that are held at a time.
+BLOCK = 1 << 24
 
 
 def unit(features: np.ndarray) -> np.ndarray:
@@ -340,7 +342,8 @@ def _every(**values: Sequence[Any]) -> tuple[dict[str, Any], ...]:
     return tuple(grid)
 
 
-_SHARES = _every(alpha=(1.0, 0.03, 0.1, 0.3, 3.0, 10.0))
+# Pictures are more like each other than like texts, so that less than an equal weight is the default.
+_SHARES = _every(alpha=(0.3, 0.03, 0.1, 1.0, 3.0, 10.0))
 _BETAS = (1.0, 0.3, 3.0, 10.0, 30.0)
 
 #: Adapters by name: six that need pictures alone, and those that have texts as well.
@@ -394,8 +397,8 @@ def choose(adapter: Adapter, support: Support) -> dict[str, Any]:
     for fold in range(folds):
         held, rest = turn == fold, support.at(turn != fold)
         for i, setting in enumerate(adapter.grid):
-            logits = adapter.logits(support.features[held], rest, **setting)
-            right[i] += int((logits.argmax(1) == support.labels[held]).sum())
+            found = _answers(adapter.logits, support.features[held], rest, setting)
+            right[i] += int((found == support.labels[held]).sum())
     return dict(adapter.grid[int(right.argmax())])
 
 
@@ -504,20 +507,29 @@ def few_shot_rows(
     rows = []
     if texts is not None:
         chance = Support(features, labels, n_classes, texts, scale)
-        rows.append(_row("zero-shot", 0, "", zero_shot(held_features, chance), held_labels, {}))
+        found = _answers(zero_shot, held_features, chance, {})
+        rows.append(_row("zero-shot", 0, "", found, held_labels, {}))
     for count in shots:
         for seed in seeds:
             drawn = draw_support(labels, count, seed=seed)
             support = Support(features[drawn], labels[drawn], n_classes, texts, scale)
             for name in names:
                 setting = choose(ADAPTERS[name], support)
-                logits = ADAPTERS[name].logits(held_features, support, **setting)
-                rows.append(_row(name, count, seed, logits, held_labels, setting))
+                found = _answers(ADAPTERS[name].logits, held_features, support, setting)
+                rows.append(_row(name, count, seed, found, held_labels, setting))
     return rows
 
 
+def _answers(
+    logits: Callable[..., np.ndarray], queries: np.ndarray, support: Support, setting: Mapping[str, Any]
+) -> np.ndarray:
+    """Class of each query, a block of them at a time."""
+    blocks = -(-len(queries) * len(support.features) // BLOCK)
+    return np.concatenate([logits(part, support, **setting).argmax(1) for part in np.array_split(queries, blocks)])
+
+
 def _row(
-    adapter: str, shots: int, seed: Any, logits: np.ndarray, labels: np.ndarray, setting: Mapping[str, Any]
+    adapter: str, shots: int, seed: Any, answers: np.ndarray, labels: np.ndarray, setting: Mapping[str, Any]
 ) -> dict[str, Any]:
-    accuracy = float((logits.argmax(1) == labels).mean())
+    accuracy = float((answers == labels).mean())
     return {"adapter": adapter, "shots": shots, "seed": seed, "accuracy": accuracy, "setting": dict(setting)}

@@ -224,6 +224,23 @@ def test_rows_are_the_adapters_by_hand():
     assert [row["adapter"] for row in without] == [name for name, each in ADAPTERS.items() if not each.needs_texts]
 
 
+def test_queries_are_asked_a_block_at_a_time(monkeypatch):
+    x, y = clouds(0, 20)
+    held, answers = clouds(1, 10)
+    given = {"shots": [4], "seeds": [0], "texts": np.eye(CLASSES, WIDTH)}
+    expected = few_shot_rows(x, y, held, answers, **given)
+    monkeypatch.setattr(few_shot, "BLOCK", 7 * 16)
+    most = []
+
+    def spied(queries, support, **setting):
+        most.append(len(queries) * len(support.features))
+        return prototypes(queries, support, **setting)
+
+    monkeypatch.setitem(ADAPTERS, "prototypes", few_shot.Adapter(spied))
+    assert few_shot_rows(x, y, held, answers, **given) == expected
+    assert 0 < max(most) <= 7 * 16
+
+
 def test_more_shots_are_better():
     x, y = clouds(0, 64)
     held, answers = clouds(1, 200)
