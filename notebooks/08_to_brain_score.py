@@ -101,7 +101,7 @@ recording = neural_fits.recording_from_arrays(
 options = {"splits": "random", "split_options": {"n_splits": 10, "train_size": 0.9}, "n_bootstrap": 200, "seed": 0}
 tables = {
     name: neural_fits.fit_layers(each, recording, layers=["V1"], regression="pls", reduction="pool:7", **options)
-    for name, each in (("run", run_model(RUN)), ("untrained twin", run_model(RUN, seed=0)))
+    for name, each in (("trained", run_model(RUN)), ("untrained twin", run_model(RUN, seed=0)))
 }
 for name, table in tables.items():
     print(name, neural_fits.layer_score(table, "V1", "r2_over_ceiling"))
@@ -111,7 +111,7 @@ for name, table in tables.items():
 # squared, over the median reliability.
 
 # %%
-table = tables["run"]
+table = tables["trained"]
 score = neural_fits.layer_score(table, "V1", "r2_over_ceiling")
 r, reliability = score.raw, score.reliability
 print(f"{r:.4f} squared is {r * r:.4f}; over {reliability:.4f} is {r * r / reliability:.4f}; score {score.value:.4f}")
@@ -121,11 +121,13 @@ assert np.isclose(r * r / reliability, score.value)
 figure = Figure((5, 3), layout="constrained")
 axes = figure.subplots()
 rules = list(neural_fits.RULES)
-for shift, (name, each) in zip((-0.18, 0.18), tables.items(), strict=True):
-    values = [float(neural_fits.layer_score(each, "V1", rule).value) for rule in rules]
-    axes.bar(np.arange(len(rules)) + shift, values, 0.34, label=name)
+for shift, (name, each) in zip((-0.1, 0.1), tables.items(), strict=True):
+    scores = [neural_fits.layer_score(each, "V1", rule) for rule in rules]
+    values, ends = np.array([score.value for score in scores]), np.array([score.interval_images for score in scores])
+    errors = np.abs(ends - values[:, None]).T
+    axes.errorbar(np.arange(len(rules)) + shift, values, errors, fmt="o", label=name)
 axes.set_xticks(range(len(rules)), [rule.replace("_", "\n", 2) for rule in rules], fontsize=7)
-axes.set(ylabel="score of V1 (1: all that repeats)", ylim=(0, 1.05))
+axes.set(xlabel="rule", ylabel="score of V1\n(95 % interval over pictures)", ylim=(0, 1.05))
 axes.legend(fontsize=8)
 figure
 
