@@ -198,7 +198,7 @@ class ThreeWaysConfig(MethodConfig):
     made_captioned: int = _setting(3000, "captioned pictures that are made where none are given")
     caption_batch: int = _setting(16, "captioned pictures of a step, over all processes")
     caption_weight: float = _setting(1.0, "of their loss")
-    least_score: float = _setting(0.2, "boxes of captions with lower scores are left out")
+    least_score: float = _setting(0.1, "boxes of captions with lower scores are left out")
 
     least_zoom: float = _setting(1.0, "pictures are scaled down to so much of their frame at most; 1: never")
     mirror: bool = _setting(True, "half of the pictures are mirrored")
