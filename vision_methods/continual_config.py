@@ -50,13 +50,14 @@ class ContinualConfig:
     weights: str = _setting("", "FILE.safetensors under timm's names, for vit_base16 and its kin; empty: random")
     read: Read = _setting("class", "what the head reads of a transformer: class, patches (their mean), prompts")
     layer: str = _setting("", "layer of other models, averaged over places; empty: the last")
+    head_channels: tuple[int, ...] = _setting((96, 64, 64), "v2net: filters of its remaining convolutions")
     head_pool: int = _setting(2, "v2net: side of the map that its linear layers read")
     head_width: int = _setting(256, "v2net: units of its two hidden linear layers")
 
     tasks: int = _setting(5, "the classes come in so many tasks, in an order of the seed")
     first_classes: int = _setting(0, "classes of the first task; 0: an even share")
     seed: int = _setting(0, "first seed: of the order of classes, of new weights and of batches")
-    epochs: int = _setting(5, "passes over the pictures of a task")
+    epochs: int = _setting(3, "passes over the pictures of a task")
     batch: int = _setting(32, "pictures per step")
     optimizer: str = _setting("adam", f"one of {', '.join(OPTIMIZERS)}")
     learning_rate: float = _setting(3e-3, "of heads, prompts and adapters")
@@ -98,6 +99,7 @@ class ContinualConfig:
     regularise_head: bool = _setting(False, "+ewc, +si: the head too")
     projections: int = _setting(1000, "ranpac: random features")
     ridge: float = _setting(0.0, "ranpac: penalty; 0: chosen on each task's last fifth")
+    ridge_cosine: bool = _setting(False, "ranpac: scores over the length of each class's weights, as LAMDA-PILOT")
 
     device: str = _setting("auto", "auto, cpu, cuda, cuda:1, mps")
 
@@ -116,6 +118,7 @@ class ContinualConfig:
             _check(name, getattr(self, name), lambda value: 0 <= value <= 1, "a share from 0 to 1")
         _check("held_out", self.held_out, lambda value: 0 < value < 1, "a share between 0 and 1")
         _check("crop_area", self.crop_area, lambda value: value <= 1, "a share of at most 1")
+        _check("head_channels", len(self.head_channels), lambda value: value == 3, "three numbers of filters")
         _check("batch", self.batch, lambda value: value >= 2, "at least 2")
         _check("top_k", self.top_k, lambda value: value <= self.pool, f"at most the pool of {self.pool}")
         _check("coda_length", self.coda_length, lambda value: value % 2 == 0, "an even number")
@@ -159,6 +162,7 @@ def paper() -> ContinualConfig:
         short_side_px=256,
         backbone="vit_base16",
         tasks=10,
+        epochs=5,
         batch=64,
         augment=True,
         parameters=768,
@@ -174,6 +178,9 @@ def paper() -> ContinualConfig:
         wait_epochs=3,
         projections=10_000,
         crop_area=0.08,
+        head_channels=(384, 256, 256),
+        head_pool=6,
+        head_width=4096,
     )
 
 

@@ -39,7 +39,18 @@ MODIFIERS = ("ewc", "si", "joint", "first")
 #: Settings that a method may not have of its own: they are of the study.
 _OF_THE_STUDY = (
     *("images", "validation_images", "held_out", "size_px", "short_side_px", "memory_cap_gb", "store_cap_gb"),
-    *("store_dir", "backbone", "weights", "read", "layer", "head_pool", "head_width", "tasks", "first_classes"),
+    *(
+        "store_dir",
+        "backbone",
+        "weights",
+        "read",
+        "layer",
+        "head_channels",
+        "head_pool",
+        "head_width",
+        "tasks",
+        "first_classes",
+    ),
     *("seed", "device"),
 )
 
@@ -291,7 +302,12 @@ def read_method(text: str, config: ContinualConfig) -> Chosen:
             near = difflib.get_close_matches(key, known, 1, 0.4)
             hint = f"did you mean {near[0]}?" if near else "see `lcl continual --help`."
             raise ValueError(f"{text} has the setting {setting!r}, which methods do not have; {hint}")
-        changes[key] = parse_value(value.replace(" ", ","), kinds[key])
+        if kinds[key] is bool:
+            if value not in ("true", "false"):
+                raise ValueError(f"{text} has {setting!r}; expected {key}=true or {key}=false.")
+            changes[key] = value == "true"
+        else:
+            changes[key] = parse_value(value.replace(" ", ","), kinds[key])
     return Chosen(text, name, tuple(modifiers), dataclasses.replace(config, **changes))
 
 

@@ -256,6 +256,7 @@ def _v2net(front: str, config: ContinualConfig, seed: int) -> V2NetBase:
     head = alexnet_head(
         top.out_channels,
         2,
+        channels=config.head_channels,
         pool=config.head_pool,
         width=config.head_width,
         dropout=0.0,

@@ -169,6 +169,7 @@ class Prototypes(Learner):
                 classes,
                 projections=config.projections,
                 penalty=config.ridge or None,
+                cosine=config.ridge_cosine,
                 generator=counter_generator(seed, _PROJECTION),
             )
         else:

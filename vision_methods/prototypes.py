@@ -120,6 +120,8 @@ class RanPAC(nn.Module):
         Random features; 10,000 in the paper.
     penalty : float, optional
         Of the regression; chosen with every task's pictures (:func:`choose_ridge`) without it.
+    cosine : bool
+        Scores are divided by the length of each class's weights, as LAMDA-PILOT does; the paper's regression is not.
     projection : Tensor, (width, projections), optional
         Drawn from a normal distribution without it.
     generator : torch.Generator, optional
@@ -151,12 +153,13 @@ class RanPAC(nn.Module):
         *,
         projections: int,
         penalty: float | None = None,
+        cosine: bool = False,
         projection: Tensor | None = None,
         generator: torch.Generator | None = None,
         dtype: torch.dtype = torch.float64,
     ) -> None:
         super().__init__()
-        self.penalty = penalty
+        self.penalty, self.cosine = penalty, cosine
         drawn = torch.randn(width, projections, generator=generator) if projection is None else projection
         self.register_buffer("projection", drawn)
         self.register_buffer("gram", torch.zeros(projections, projections, dtype=dtype))
@@ -180,4 +183,5 @@ class RanPAC(nn.Module):
 
     def scores(self, features: Tensor) -> Tensor:
         """Regressed scores (N, classes)."""
-        return self.project(features).to(self.gram.dtype) @ self.weights
+        weights = F.normalize(self.weights, dim=0) if self.cosine else self.weights
+        return self.project(features).to(self.gram.dtype) @ weights
