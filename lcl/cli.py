@@ -617,6 +617,42 @@ def probe(arguments: argparse.Namespace) -> None:
     print(f"Tables and figures: {out}\nReport: {report}")
 
 
+def zero_shot(arguments: argparse.Namespace) -> None:
+    """`lcl zero-shot`."""
+    from lcl.checkpoint import command_line, write_json
+    from lcl.labelled_images import open_labelled
+    from vision_methods.image_text_report import TEMPLATES, zero_shot
+    from vision_methods.image_text_run import load_towers
+
+    model = load_towers(arguments.run, device=arguments.device)
+    images = open_labelled(arguments.images, short_side_px=model.config.short_side_px, progress=arguments.progress)
+    found = zero_shot(model, images, templates=arguments.templates or TEMPLATES, names=arguments.names)
+    out = arguments.out or arguments.run / "zero-shot.json"
+    write_json(out, {"command": command_line(), "run": str(arguments.run), "images": arguments.images, **found})
+    for name, accuracy in found["classes"].items():
+        print(f"{name}: {accuracy:.3f}")
+    print(
+        f"Accuracy on {found['pictures']} pictures: {found['accuracy']:.3f} (95 % interval {found['low']:.3f} to "
+        f"{found['high']:.3f}); by chance {found['chance']:.3f}\n{out}"
+    )
+
+
+def match(arguments: argparse.Namespace) -> None:
+    """`lcl match`."""
+    from lcl.checkpoint import command_line, write_json
+    from vision_methods.captions import read_captions
+    from vision_methods.image_text_report import match, match_lines
+    from vision_methods.image_text_run import load_towers
+
+    model = load_towers(arguments.run, device=arguments.device)
+    options = {"short_side_px": model.config.short_side_px, "progress": arguments.progress}
+    captions = read_captions(arguments.captions, image_dir=arguments.image_dir or "", **options)
+    found = match(model, captions, at=arguments.at)
+    out = arguments.out or arguments.run / "match.json"
+    write_json(out, {"command": command_line(), "run": str(arguments.run), "captions": arguments.captions, **found})
+    print(*match_lines(found), out, sep="\n")
+
+
 def detect(arguments: argparse.Namespace) -> None:
     """`lcl detect`."""
     from lcl.checkpoint import command_line, write_json
@@ -1247,6 +1283,42 @@ def parser() -> tuple[Parser, dict[str, Parser]]:
     added.add_argument("--n-resamples", type=int, default=1000, metavar="N", help="of pictures (default: 1000)")
     added.add_argument("--seed", type=int, default=0, help="of what is drawn, and of untrained: (default: 0)")
     added.add_argument("--batch", type=int, default=32, help="pictures at once (default: 32)")
+    added.add_argument("--device", default="cpu", help="cpu, cuda, mps (default: cpu)")
+    added.add_argument("--progress", action=argparse.BooleanOptionalAction, default=True, help="progress bars")
+
+    added = command(
+        "zero-shot",
+        zero_shot,
+        "Classes of pictures named by words alone, by a run that learned from captions.",
+        "  lcl zero-shot runs/siglip --images ~/photographs-by-class\n"
+        "  lcl zero-shot runs/siglip --images imagenette/val --names tench 'springer spaniel' 'cassette player' \\\n"
+        "      'chain saw' church 'french horn' 'garbage truck' 'gas pump' 'golf ball' parachute \\\n"
+        "      --templates 'a photo of a {}' 'a drawing of a {}'",
+    )
+    added.add_argument("run", type=Path, metavar="RUN", help="made by `lcl train-method siglip`, acid or lixp")
+    added.add_argument("--images", required=True, metavar="SOURCE", help="pictures with classes: a folder for each")
+    added.add_argument(
+        "--names", nargs="+", metavar="WORDS", help="of the classes, in their order (default: their own)"
+    )
+    added.add_argument(
+        "--templates", nargs="+", metavar="TEXT", help="prompts, with {} for the name; they are averaged"
+    )
+    added.add_argument("--out", type=Path, metavar="FILE", help="JSON to write (default: zero-shot.json in the run)")
+    added.add_argument("--device", default="cpu", help="cpu, cuda, mps (default: cpu)")
+    added.add_argument("--progress", action=argparse.BooleanOptionalAction, default=True, help="progress bars")
+
+    added = command(
+        "match",
+        match,
+        "Captions of pictures and pictures of captions, found by a run that learned from captions: recall at 1 and 5.",
+        "  lcl match runs/siglip --captions coco/captions_val2017.json --image-dir coco/val2017\n"
+        "  lcl match runs/siglip --captions 'pairs/*.tar' --at 1 5 10",
+    )
+    added.add_argument("run", type=Path, metavar="RUN", help="made by `lcl train-method siglip`, acid or lixp")
+    added.add_argument("--captions", required=True, metavar="SOURCE", help="COCO JSON, FILE.csv, FILE.jsonl, DIR/*.tar")
+    added.add_argument("--image-dir", metavar="DIR", help="folder of the pictures (default: beside the captions)")
+    added.add_argument("--at", nargs="+", type=int, default=[1, 5], metavar="K", help="recall at these (default: 1 5)")
+    added.add_argument("--out", type=Path, metavar="FILE", help="JSON to write (default: match.json in the run)")
     added.add_argument("--device", default="cpu", help="cpu, cuda, mps (default: cpu)")
     added.add_argument("--progress", action=argparse.BooleanOptionalAction, default=True, help="progress bars")
 
