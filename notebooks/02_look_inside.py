@@ -68,20 +68,20 @@ figures.gabor_fits(filters, fit, tuning)
 # %% [markdown]
 # ## The views that teach
 #
-# The same stage with deformations half as large as its own, its own, and twice as large. Too small and the pair is
-# copied; too large and nothing is left in common. [docs/ablation.md](../docs/ablation.md) measures what that does.
+# V2's pairs with deformations half as large as its own, its own, and twice as large; without the jitter of brightness,
+# colour and noise that training adds, so that the geometry can be seen. Too small and the pair is copied; too large and
+# nothing is left in common. [docs/ablation.md](../docs/ablation.md) measures what that does.
 
 # %%
 store = open_images("builtin")
+plain = replace(config.deformation, contrast=0.0, luminance=0.0, colour=0.0, noise=0.0)
 shown = []
 for factor in (0.5, 1.0, 2.0):
     amplitudes = ("translation", "dilation", "rotation", "shear", "elastic")
-    deformation = replace(
-        config.deformation, **{name: factor * getattr(config.deformation, name) for name in amplitudes}
-    )
-    shape = geometry(model, replace(config, deformation=deformation), "V1")
+    deformation = replace(plain, **{name: factor * getattr(plain, name) for name in amplitudes})
+    shape = geometry(model, replace(config, deformation=deformation), "V2")
     stream = Stream(store, shape, deformation, batch=8, seeds=(0, 0, 9), device=CPU)
-    title = f"V1, deformations x {factor:g}"
+    title = f"V2, deformations x {factor:g}"
     shown.append(figures.view_pairs(stream(0).numpy(), size_px=shape.size_px, title=title))
 shown[0]
 

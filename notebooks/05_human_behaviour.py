@@ -153,8 +153,8 @@ left, right = figure.subplots(1, 2)
 for name, by_level in correct.items():
     left.plot(NOISE, [by_level[level].mean() for level in NOISE], "o-", label=name)
 left.axhline(1 / 15, color="0.7", linestyle=":", label="chance")
-left.set(xlabel="half width of uniform noise (share of the range)", ylabel="accuracy", ylim=(0, 1))
-left.legend(fontsize=8)
+left.set(xlabel="half width of uniform noise (share of the range)", ylabel="accuracy", ylim=(-0.3, 1))
+left.legend(fontsize=7, loc="lower left")
 values, intervals = [], []
 for level in NOISE:
     x, y = (by_level[level].astype(float) for by_level in correct.values())

@@ -135,7 +135,7 @@ def write_comparison(
     cells : sequence of mapping
     out : Path
     names : mapping of str to str
-        What every measure is of (:attr:`vision_methods.compare_measures.Sources.names`).
+        What every measure is of (`names` of :class:`vision_methods.compare_measures.Sources`).
     record : mapping
         Plain values: settings, command, versions.
 
