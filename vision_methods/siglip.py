@@ -341,9 +341,9 @@ class SigLIP(nn.Module):
 
     @torch.no_grad()
     def after_step(self, step: int, steps: int) -> None:
-        """CLIP's scale grows to 100 at most; SigLIP's is free."""
+        """CLIP's scale stays from 1 to 100, as open_clip's; SigLIP's is free."""
         if self.kind == "softmax":
-            self.online.log_scale.clamp_(max=math.log(MOST_SCALE))
+            self.online.log_scale.clamp_(0, math.log(MOST_SCALE))
 
     def judge(self) -> dict[str, float]:
         """What the towers know of pictures that were not trained on; leaves them in evaluation mode."""

@@ -78,11 +78,10 @@ def open_clip_sigmoid(images, texts, scale, bias):
 
 def big_vision_sigmoid(images, texts, scale, bias):
     """big_vision's ``siglip.py``: the log-likelihood of every entry, summed along rows, averaged over them."""
-    logits = images @ texts.T * scale + bias
-    eye = torch.eye(len(images), dtype=images.dtype)
-    m1_diag1 = -torch.ones_like(logits) + 2 * eye
-    nll = -torch.log(torch.sigmoid(m1_diag1 * logits)).sum(-1)
-    return nll.mean()
+    similar = images @ texts.T * scale + bias
+    own = torch.eye(len(images), dtype=torch.bool)
+    probability = torch.where(own, torch.sigmoid(similar), torch.sigmoid(-similar))
+    return -probability.log().sum(1).mean()
 
 
 def by_loops(images, texts, scale, bias):
