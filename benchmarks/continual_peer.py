@@ -36,9 +36,24 @@ from pathlib import Path
 import numpy as np
 import torch
 
-SEEDS, TASKS, CLASSES, PROJECTIONS = (0, 1, 2), 5, 10, 1000
+SEEDS, TASKS, CLASSES, PROJECTIONS, SIZE_PX = (0, 1, 2), 5, 10, 1000, 112
 EPOCHS, BATCH, RATE, HIDDEN = 5, 30, 0.03, 100
 E_LAMBDAS, GAMMA = (0.0, 10.0, 1000.0), 1.0
+
+
+def made(name):
+    """An empty class of this name, of which anything may be asked."""
+    inside = {"__init__": lambda self, *a, **k: None, "__getitem__": lambda self, key: self}
+    return Anything(name, (), inside | {"__call__": lambda self, *a, **k: self})
+
+
+class Anything(type):
+    """A class any name of which is such a class."""
+
+    def __getattr__(cls, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return made(name)
 
 
 class StandIn(types.ModuleType):
@@ -49,7 +64,7 @@ class StandIn(types.ModuleType):
     def __getattr__(self, name):
         if name.startswith("__"):
             raise AttributeError(name)
-        return type(name, (), {"__init__": lambda self, *a, **k: None})
+        return made(name)
 
 
 class StandIns(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -154,7 +169,7 @@ def row_of(right, task, tasks):
 def mammoth(checkout, work, tasks, seed):
     """Online EWC at several strengths: accuracy matrices, first and last weights."""
     sys.path.insert(0, checkout)
-    stand_in("torchvision", "timm", "kornia", "onedrivedownloader", "wandb", "ftfy", "regex", "clip")
+    stand_in("torchvision", "timm", "kornia", "open_clip", "pandas", "requests", "onedrivedownloader", "wandb")
     from backbone.MNISTMLP import BaseMNISTMLP
     from models.ewc_on import EwcOn
 
@@ -213,9 +228,9 @@ def prepare(images, alexnet, folder):
     from vision_methods.continual_networks import Source, make_base
     from vision_methods.continual_protocol import split_classes
 
-    base = make_base(ContinualConfig(backbone=f"alexnet:{alexnet}", layer="conv5", size_px=160), seed=0, loaders={})
+    base = make_base(ContinualConfig(backbone=f"alexnet:{alexnet}", layer="conv5", size_px=SIZE_PX), seed=0, loaders={})
     parts = train_and_validation(images, short_side_px=160)
-    sources = [Source(part, base, 160, cap_bytes=2**30, device=torch.device("cpu")) for part in parts]
+    sources = [Source(part, base, SIZE_PX, cap_bytes=2**30, device=torch.device("cpu")) for part in parts]
     raw = [source.features(np.arange(len(source))).numpy() for source in sources]
     spread = raw[0].std()
     work = {"steps": 0}

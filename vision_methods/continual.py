@@ -391,21 +391,21 @@ def dry_run(
     """
     rng = np.random.default_rng(0)
     tasks = [np.array([2 * task, 2 * task + 1]) for task in range(config.tasks)]
-    noise = [rng.integers(0, 256, (config.size_px, config.size_px, 3), dtype=np.uint8) for _ in range(4)]
+    noise = [rng.integers(0, 256, (config.size_px, config.size_px, 3), dtype=np.uint8) for _ in range(2)]
     store = open_images(noise, short_side_px=config.size_px)
-    images = LabelledImages(store, np.array([0, 1, 0, 1]), tuple(str(i) for i in range(2 * config.tasks)))
+    images = LabelledImages(store, np.array([0, 1]), tuple(str(i) for i in range(2 * config.tasks)))
     device = choose_device(config.device)
     base = make_base(config, seed=config.seed, loaders=loaders).to(device)
     before = {name: value.clone() for name, value in base.state_dict().items()}
     source = Source(images, base, config.size_px, cap_bytes=2**30, device=device)
-    small = dataclasses.replace(config, epochs=1, batch=4, align_epochs=min(1, config.align_epochs), fisher_pictures=1)
+    small = dataclasses.replace(config, epochs=1, batch=2, align_epochs=min(1, config.align_epochs), fisher_pictures=1)
     found = []
     for text in methods:
         chosen, start = read_method(text, small), time.perf_counter()
         learned = [np.concatenate(tasks)] if "joint" in chosen.modifiers else tasks
         learner = chosen.learner(base, learned, seed=config.seed)
-        learner.learn(source, np.arange(4), 0)
-        scores = learner.scores(source, np.arange(4), [0, 1])
+        learner.learn(source, np.arange(2), 0)
+        scores = learner.scores(source, np.arange(2), [0, 1])
         if not bool(torch.isfinite(scores[:, :2]).all()):
             raise ValueError(f"{text} gives scores that are not finite after one step.")
         row = {"method": text, "tuned": learner.tuned, "features": base.width, "scores": tuple(scores.shape)}

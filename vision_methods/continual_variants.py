@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lcl.train import counter_generator
 from vision_methods.adapters import OnlineOffline, ensemble
 from vision_methods.continual_config import ContinualConfig
-from vision_methods.continual_learners import _ALIGN, _PROJECTION, CHUNK, Learner, Tuned, seen_classes
+from vision_methods.continual_learners import _ALIGN, _ORDER, _PROJECTION, CHUNK, Learner, Tuned, seen_classes
 from vision_methods.continual_networks import Base, Source
 from vision_methods.continual_protocol import masked_cross_entropy
 from vision_methods.prompts import Ask
@@ -159,7 +159,7 @@ class Prototypes(Learner):
         first: Tuned | None = None,
     ) -> None:
         super().__init__()
-        self.first, self.both = first, first is not None and not ridge
+        self.first, self.both, self.seed = first, first is not None and not ridge, seed
         self.tuned = 0 if first is None else first.tuned
         classes = sum(len(each) for each in tasks)
         width = base.still_width if first is None else base.width + (base.still_width if self.both else 0)
@@ -185,7 +185,9 @@ class Prototypes(Learner):
         """Tune on the first task; take in the features of every task."""
         if task == 0 and self.first is not None:
             self.first.learn(source, index, 0)
-        self.classifier.add(self._features(source, index), torch.from_numpy(source.labels[index]))
+        # Mixed, since RanPAC chooses its penalty on the last fifth, and pictures come class by class.
+        mixed = index[torch.randperm(len(index), generator=counter_generator(self.seed, _ORDER, task)).numpy()]
+        self.classifier.add(self._features(source, mixed), torch.from_numpy(source.labels[mixed]))
 
     def scores(self, source: Source, index: np.ndarray, seen: Sequence[int]) -> Tensor:
         """Cosines with class means, or regressed scores."""

@@ -88,8 +88,8 @@ def test_mistakes_are_named_before_anything_is_made(config, tmp_path):
     quiet = {"loaders": {}, "progress": False, "say": lambda line: None}
 
     def refused(match, methods=("nmc",), error=ValueError, **changes):
+        changed = ContinualConfig(**{**config.as_dict(), **changes})
         with pytest.raises(error, match=match):
-            changed = ContinualConfig(**{**config.as_dict(), **changes})
             run_study(changed, methods, tmp_path / "new", seeds=1, **quiet)
         assert not (tmp_path / "new").exists()
 
@@ -114,7 +114,7 @@ def test_the_dry_run_takes_a_step_of_everything():
     methods = ["nmc", "ranpac", "onlyprompt+ewc", "l2p", "dualprompt", "coda", "hide", "lae", "finetune+joint"]
     found = dry_run(config, methods, loaders={}, say=lambda line: None)
     assert [row["method"] for row in found] == methods
-    assert all(row["scores"] == (4, 6) for row in found)
+    assert all(row["scores"] == (2, 6) for row in found)
 
 
 def test_the_papers_sizes():
@@ -151,7 +151,7 @@ def test_command(folder, tmp_path, capsys):
     for name in ("report.html", "summary.csv", "seeds.csv", "accuracy_matrices.json", "figures/accuracy_matrices.png",
                  "figures/parameters.png"):  # fmt: skip
         assert (out / name).stat().st_size > 0
-    rows = list(csv.DictReader((out / "summary.csv").open()))
+    rows = list(csv.DictReader((out / "summary.csv").read_text().splitlines()))
     assert [row["method"] for row in rows] == ["nmc", "l2p:query=oracle"]
     assert "not a valid method" in (out / "report.html").read_text()
     matrices = json.loads((out / "accuracy_matrices.json").read_text())

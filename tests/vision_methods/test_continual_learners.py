@@ -208,6 +208,16 @@ def test_prototypes_do_not_depend_on_tasks(name, base, source):
     torch.testing.assert_close(split, joint, rtol=0, atol=1e-8)
 
 
+def test_ranpac_chooses_its_penalty_on_all_classes(base, source):
+    made, seen = learner("ranpac", base, [seen_classes(TASKS, 2)]), []
+    made.classifier.add = lambda features, labels: seen.append(labels)
+    by_class = np.argsort(source.labels, kind="stable")
+    made.learn(source, by_class, 0)
+    last = seen[0][-len(by_class) // 5 :]
+    assert len(torch.unique(last)) > 2
+    assert sorted(seen[0].tolist()) == sorted(source.labels.tolist())
+
+
 def test_adam_that_adapts_nothing_is_class_means(base, source):
     adam = learner("adam", base)
     adam.first.features = lambda source, index, task: source.features(index)
