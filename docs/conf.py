@@ -44,8 +44,8 @@ nitpicky = True
 nitpick_ignore_regex = [("py:.*", r"(collections|numpy|pooch|torch|xarray)\..*")]
 
 html_theme = "alabaster"
-html_theme_options = {"description": "Early visual cortex, learned layer by layer", "page_width": "72rem"}
-html_static_path: list[str] = []
+html_theme_options = {"description": "Early visual cortex, learned layer by layer", "page_width": "1100px", "fixed_sidebar": True}
+html_sidebars = {"**": ["about.html", "searchfield.html", "navigation.html"]}
 html_show_sourcelink = False
 
 
