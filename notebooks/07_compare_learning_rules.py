@@ -92,7 +92,7 @@ numbers = np.unique(families, return_inverse=True)[1]
 
 rows = []
 for name, (trained, twin) in models.items():
-    for weights, model in (("trained", trained), ("random weights", twin)):
+    for weights, model in (("trained" if twin else "as it is", trained), ("random weights", twin)):
         if model is None:
             continue
         layers = ["complex"] if name == "Gabor energy" else None
@@ -116,8 +116,11 @@ for name, (trained, twin) in models.items():
 names = list(dict.fromkeys(row[0] for row in rows))
 figure = Figure((7, 0.36 * len(names) + 1.1), layout="constrained")
 axes = figure.subplots()
-for weights, colour, marker, shift in (("trained", "#0072b2", "o", -0.12), ("random weights", "0.5", "D", 0.12)):
-    chosen = [row for row in rows if row[1] == weights]
+for label, colour, marker, shift in (
+    ("trained, or as it is", "#0072b2", "o", -0.12),
+    ("random weights", "0.5", "D", 0.12),
+):
+    chosen = [row for row in rows if (row[1] == "random weights") == (label == "random weights")]
     values = np.array([row[2] for row in chosen])
     ends = np.array([row[3] for row in chosen])
     axes.errorbar(
@@ -126,7 +129,7 @@ for weights, colour, marker, shift in (("trained", "#0072b2", "o", -0.12), ("ran
         xerr=(values - ends[:, 0], ends[:, 1] - values),
         fmt=marker,
         color=colour,
-        label="as it is or trained" if weights == "trained" else weights,
+        label=label,
     )
 axes.axvline(1 / 15, color="0.7", linestyle=":", label="chance")
 axes.set(yticks=range(len(names)), yticklabels=names, xlim=(0, 1), ylabel="model and layer")
