@@ -154,10 +154,13 @@ def reports() -> dict[str, Callable[[Path], Path]]:
     """What writes the report of a run, by its kind; that of `lcl train` has none."""
     from lcl.recognition_report import write_recognition_report
     from lcl.report import write_report
+    from vision_methods.continual import KIND as CONTINUAL
+    from vision_methods.continual_report import rewrite_study
     from vision_methods.method_report import write_method_report
     from vision_methods.method_run import KIND
 
-    return {"": write_report, "recognition": write_recognition_report, KIND: write_method_report}
+    known = {"": write_report, "recognition": write_recognition_report}
+    return {**known, KIND: write_method_report, CONTINUAL: rewrite_study}
 
 
 def write_any_report(run: Path) -> Path:

@@ -11,13 +11,13 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from lcl.align import save, write_csv
-from lcl.checkpoint import write_json
+from lcl.checkpoint import read_json, write_json
 from lcl.recognition_evaluate import seed_interval
 from lcl.report import name_table, page, paragraph, section
 from neural_fits.figures import COLOURS, folded
 from stimuli.drawing import GREY, WIDTH_IN, styled
 from stimuli.files import replacing
-from vision_methods.continual import Cell
+from vision_methods.continual import Cell, read_cell
 from vision_methods.continual_protocol import measures
 
 #: Measures of a row, in the order of columns; accuracies and forgetting are shares.
@@ -259,3 +259,34 @@ def write_study(cells: Sequence[Cell], out: Path, *, record: Mapping[str, Any]) 
     with replacing(out / "report.html") as partial:
         partial.write_text(page("Continual learning", lead, sections), encoding="utf-8")
     return out / "report.html"
+
+
+def rewrite_study(run: Path | str) -> Path:
+    """Tables, figures and page of a study's folder again, from the cells that it holds.
+
+    Parameters
+    ----------
+    run : path
+
+    Returns
+    -------
+    Path
+        The page.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If no cell is finished, or a file is damaged.
+
+    Examples
+    --------
+    >>> rewrite_study("no-such-study")
+    Traceback (most recent call last):
+        ...
+    FileNotFoundError: no-such-study holds no finished cell of a study; make one with `lcl continual`.
+    """
+    run = Path(run)
+    cells = [read_cell(path)[0] for path in sorted(run.glob("cells/*/seed*.json"))]
+    if not cells:
+        raise FileNotFoundError(f"{run} holds no finished cell of a study; make one with `lcl continual`.")
+    return write_study(cells, run, record=read_json(run / "config.json"))

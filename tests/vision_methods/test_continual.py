@@ -156,6 +156,9 @@ def test_command(folder, tmp_path, capsys):
     assert "not a valid method" in (out / "report.html").read_text()
     matrices = json.loads((out / "accuracy_matrices.json").read_text())
     assert len(matrices["nmc"]["1"]) == 3
+    (out / "report.html").unlink()
+    assert main(["show", str(out)]) == 0
+    assert (out / "report.html").stat().st_size > 0
     assert main(["continual", "--list"]) == 0
     assert "onlyprompt" in capsys.readouterr().out
     assert main(["continual", *shared, "--backbone", "toy", "--methods", "l2q"]) == 2
