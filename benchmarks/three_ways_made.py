@@ -89,7 +89,7 @@ def main() -> None:
     toy = PRESETS["three-ways"]["toy"]()
     assert isinstance(toy, ThreeWaysConfig)
     common = {"towers": arguments.towers, "made_pictures": arguments.pictures, "epochs": arguments.epochs}
-    common |= {"made_captioned": arguments.captioned, "caption_batch": 8, "judge_every": arguments.epochs}
+    common |= {"made_captioned": arguments.captioned, "judge_every": arguments.epochs}
     rows: list[dict[str, Any]] = []
     for seed in range(arguments.seeds):
         for name, (changes, self_trained) in CONDITIONS.items():

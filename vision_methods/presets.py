@@ -473,7 +473,18 @@ def three_ways_toy() -> ThreeWaysConfig:
     minutes. Expected: ``docs/methods-three-ways.md``.
     """
     return ThreeWaysConfig(
-        epochs=6, batch=16, learning_rate=1e-3, weight_decay=1e-4, judge_every=3, judge_most=200, precision="float32"
+        made_pictures=1000,
+        layers=("conv4",),
+        depth=1,
+        made_captioned=1500,
+        caption_batch=8,
+        epochs=4,
+        batch=16,
+        learning_rate=3e-3,
+        weight_decay=1e-4,
+        judge_every=2,
+        judge_most=200,
+        precision="float32",
     )
 
 

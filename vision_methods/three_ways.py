@@ -137,7 +137,13 @@ class JudgedBoxes:
     def __call__(self, detector: Detector) -> dict[str, float]:
         """Average precision of all, base and novel classes (:mod:`vision_methods.detection_scores`)."""
         found = detect(
-            detector, self.pictures.store, range(len(self.pictures)), self.texts, size_px=self.size_px, least_score=0.01
+            detector,
+            self.pictures.store,
+            range(len(self.pictures)),
+            self.texts,
+            size_px=self.size_px,
+            least_score=0.01,
+            candidates=300,
         )
         groups = {"base": ~self.novel} | ({"novel": self.novel} if self.novel.any() else {})
         return average_precision(self.pictures, found, groups)
