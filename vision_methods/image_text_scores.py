@@ -94,7 +94,7 @@ def filled(templates: Sequence[str], names: Sequence[str]) -> dict[str, list[str
     Raises
     ------
     ValueError
-        If a template has no ``{}``, or more than one, or a name is there twice.
+        If there is no template, one has no ``{}`` or more than one, or a name is there twice.
 
     Examples
     --------
@@ -105,10 +105,10 @@ def filled(templates: Sequence[str], names: Sequence[str]) -> dict[str, list[str
         raise ValueError(
             f"The template {wrong[0]!r} has no place for the class; expected one {{}}, as in 'a photo of a {{}}'."
         )
-    if not templates or len(set(names)) != len(names):
-        raise ValueError(
-            f"Names of classes are {', '.join(names)}, templates {len(templates)}; expected different names."
-        )
+    if not templates:
+        raise ValueError("There are no templates; expected at least one, as 'a photo of a {}'.")
+    if twice := [name for name in names if list(names).count(name) > 1]:
+        raise ValueError(f"The class {twice[0]!r} is there twice; expected names that differ.")
     return {name: [template.replace("{}", name) for template in templates] for name in names}
 
 

@@ -76,8 +76,8 @@ def test_prompts():
     for templates, names, message in (
         (["a photo"], ["cat"], "'a photo' has no place for the class"),
         (["{} {}"], ["cat"], "expected one {}"),
-        (["{}"], ["cat", "cat"], "expected different names"),
-        ([], ["cat"], "0 templates"),
+        (["{}"], ["cat", "cat"], "'cat' is there twice"),
+        ([], ["cat"], "no templates"),
     ):
         with pytest.raises(ValueError, match=message):
             filled(templates, names)
