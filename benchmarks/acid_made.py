@@ -37,19 +37,19 @@ COMMON = {
     "learning_rate": 3e-3,
     "judge_most": 1000,
     "reference_pictures": 20_000,
-    "reference_epochs": 4,
+    "reference_epochs": 3,
     "precision": "float32",
     "device": "cpu",
     "save_every": 100_000,
 }
-CHOICE = {"filter_ratio": 0.8, "epochs": 8, "warmup_epochs": 1.0}
+CHOICE = {"filter_ratio": 0.8, "epochs": 6, "warmup_epochs": 1.0}
 #: Settings of each condition; 40 steps are an epoch of a choice, 200 one without.
 CONDITIONS = {
-    "IID": {"filter_ratio": 0.0, "epochs": 4, "warmup_epochs": 0.2},
+    "IID": {"filter_ratio": 0.0, "epochs": 3, "warmup_epochs": 0.2},
     "H-ACID": CHOICE | {"score": "learnability"},
     "I-ACID": CHOICE | {"score": "easy-reference"},
     "ACED": CHOICE | {"score": "learnability", "distill": 2.0},
-    "softmax distillation": {"filter_ratio": 0.0, "epochs": 4, "warmup_epochs": 0.2, "distill": 2.0},
+    "softmax distillation": {"filter_ratio": 0.0, "epochs": 3, "warmup_epochs": 0.2, "distill": 2.0},
     "hard learner": CHOICE | {"score": "hard-learner"},
 }
 BASE = "IID"
