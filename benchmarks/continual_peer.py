@@ -37,8 +37,8 @@ import numpy as np
 import torch
 
 SEEDS, TASKS, CLASSES, PROJECTIONS, SIZE_PX = (0, 1, 2), 5, 10, 1000, 112
-EPOCHS, BATCH, RATE, HIDDEN = 5, 30, 0.03, 100
-E_LAMBDAS, GAMMA = (0.0, 10.0, 1000.0), 1.0
+EPOCHS, BATCH, RATE, HIDDEN = 5, 30, 0.01, 100
+E_LAMBDAS, GAMMA = (0.0, 1.0, 10.0), 1.0
 
 
 def made(name):
