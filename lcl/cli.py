@@ -1723,6 +1723,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, FloatingPointError, MemoryError) as error:
         print(f"lcl {name}: {error}", file=sys.stderr)
         return USAGE
+    except ImportError as error:
+        if "lcl[" not in str(error):  # nothing that an extra would bring
+            raise
+        print(f"lcl {name}: {error}", file=sys.stderr)
+        return USAGE
     except Interrupted as stop:
         print(f"\n{stop}", file=sys.stderr)
         return 128 + stop.signal_number

@@ -332,6 +332,14 @@ def test_a_run_of_the_command_line(tmp_path, capsys):
     assert "Accuracy on what was not trained on" in (tmp_path / "run" / "report.html").read_text()
 
 
+def test_without_the_extra_its_name_is_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    few = ["--made-pictures", "32", "--size-px", "16", "--out", str(tmp_path / "run")]
+    assert lcl(["train-method", "siglip", *few]) == 2
+    said = capsys.readouterr().err.strip()
+    assert said == 'lcl train-method siglip: Texts need the package tokenizers; run pip install "lcl[text]".'
+
+
 @pytest.mark.shared
 def test_real_captions_can_be_trained_on(shared, tmp_path):
     config = dataclasses.replace(
