@@ -39,6 +39,9 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "none"
 numpydoc_show_class_members = False
 
+# Blocks without a language are commands and what they print.
+highlight_language = "none"
+
 nitpicky = True
 # Other packages' inventories are not at hand without a network.
 nitpick_ignore_regex = [("py:.*", r"(collections|numpy|pooch|torch|xarray)\..*")]
