@@ -16,6 +16,8 @@ from torch import Tensor
 
 from lcl.images import ImageStore, open_images
 
+#: In place of a word: the classes that LVIS calls rare.
+RARE = "lvis:rare"
 #: Level, of 255, of what surrounds a picture in its frame.
 PADDING = 124
 
@@ -38,6 +40,8 @@ class BoxedPictures:
         Of these, those whose things all have a box (in LVIS some pictures are not exhaustive).
     crowd : tuple of ndarray of bool, (box,)
         Boxes around many things that are not told apart: nothing to learn from, and no mistake to find.
+    frequency : tuple of str, (class,)
+        As LVIS says it: r, c or f; none elsewhere.
     """
 
     store: ImageStore
@@ -47,6 +51,7 @@ class BoxedPictures:
     known: np.ndarray
     complete: np.ndarray
     crowd: tuple[np.ndarray, ...]
+    frequency: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.store)
@@ -86,12 +91,15 @@ class BoxedPictures:
             labels=tuple(place[labels[keep]] for labels, keep in zip(self.labels, kept, strict=True)),
             crowd=tuple(crowd[keep] for crowd, keep in zip(self.crowd, kept, strict=True)),
             classes=tuple(self.classes[i] for i in chosen.tolist()),
+            frequency=tuple(self.frequency[i] for i in chosen.tolist()) if self.frequency else (),
             known=self.known[:, chosen],
             complete=self.complete[:, chosen],
         )
 
     def held_out(self, words: Sequence[str]) -> np.ndarray:
         """Whether each class is one of some names, or has one of them among its words, (class,).
+
+        :data:`RARE` stands for all classes that LVIS calls rare.
 
         Raises
         ------
@@ -107,6 +115,8 @@ class BoxedPictures:
         found = np.zeros(len(self.classes), dtype=bool)
         for word in words:
             having = np.array([word == name or word in name.split() for name in self.classes])
+            if word == RARE:
+                having = np.array([each == "r" for each in self.frequency], dtype=bool)
             if not having.any():
                 raise ValueError(f"No class has the word {word!r}; expected words of {', '.join(self.classes[:8])} ...")
             found |= having
@@ -177,8 +187,9 @@ def read_boxes(source: str | Path, *, image_dir: str = "", **options: Any) -> Bo
     Parameters
     ----------
     source : path
-        JSON file as in COCO: ``images`` (``id``, ``file_name``, ``height``, ``width``), ``annotations`` (``image_id``,
-        ``category_id``, ``bbox`` as x, y, width, height, ``iscrowd``) and ``categories`` (``id``, ``name``).
+        JSON file as in COCO or LVIS: ``images`` (``id``, ``file_name`` or ``coco_url``, ``height``, ``width``),
+        ``annotations`` (``image_id``, ``category_id``, ``bbox`` as x, y, width, height, ``iscrowd``) and ``categories``
+        (``id``, ``name``).
     image_dir : str
         Folder that ``file_name`` starts from; empty: ``images`` beside the file where there is one, else its folder.
     **options
@@ -205,7 +216,9 @@ def read_boxes(source: str | Path, *, image_dir: str = "", **options: Any) -> Bo
         classes = tuple(str(row["name"]).replace("_", " ") for row in content["categories"])
         rows = [row for row in content["images"] if row.get("has_instances", True)]
         sizes = [(int(row["height"]), int(row["width"])) for row in rows]
-        names = [str(row["file_name"]) for row in rows]
+        # LVIS has no file_name, but COCO's address, which ends with folder and name.
+        names = [str(row.get("file_name") or "/".join(row["coco_url"].split("/")[-2:])) for row in rows]
+        frequency = tuple(str(row["frequency"]) for row in content["categories"] if "frequency" in row)
         found: dict[Any, list[tuple[list[float], int, bool]]] = {row["id"]: [] for row in content["images"]}
         for each in content["annotations"]:
             x, y, width, height = map(float, each["bbox"])
@@ -245,7 +258,14 @@ def read_boxes(source: str | Path, *, image_dir: str = "", **options: Any) -> Bo
         labels.append(np.array([label for _, label, _ in here], dtype=np.int64))
         crowd.append(np.array([many for _, _, many in here], dtype=bool))
     return BoxedPictures(
-        store, tuple(boxes), tuple(labels), classes, known[rank], complete[rank] & known[rank], tuple(crowd)
+        store,
+        tuple(boxes),
+        tuple(labels),
+        classes,
+        known[rank],
+        complete[rank] & known[rank],
+        tuple(crowd),
+        frequency if len(frequency) == len(classes) else (),
     )
 
 

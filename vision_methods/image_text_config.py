@@ -173,7 +173,9 @@ class ThreeWaysConfig(MethodConfig):
     image_dir: str = _setting("", "folder that the pictures' names start from; empty: the file's, or images/ in it")
     validation_images: str = _setting("", "boxes to judge by, as in COCO's FILE.json; empty: held_out of the images")
     size_px: int = _setting(64, "side of the frames that whole pictures are scaled to fit")
-    held_out_words: tuple[str, ...] = _setting((), "classes of these names, or with these words, never show a box")
+    held_out_words: tuple[str, ...] = _setting(
+        (), "classes with these names or words show no box; lvis:rare: LVIS's rare"
+    )
     towers: str = _setting("", "run of `lcl train-method siglip` to start from; trained there if it does not exist")
     made_pictures: int = _setting(1500, "pictures with boxes that are made where none are given")
 

@@ -109,6 +109,22 @@ def test_boxes_are_read_and_scaled_with_their_pictures(tmp_path):
     assert federated.complete.tolist() == [[True, False, True], [False, True, False]]
 
 
+def test_files_of_lvis_name_pictures_by_address_and_classes_by_frequency(tmp_path):
+    _, content = write(tmp_path)
+    for row in content["images"]:
+        row["coco_url"] = f"http://host/images/{row.pop('file_name')}"
+    for row, frequency in zip(content["categories"], "rfc", strict=True):
+        row["frequency"] = frequency
+    path, _ = write(tmp_path, images=content["images"], categories=content["categories"])
+    found = read_boxes(path, image_dir=str(tmp_path))
+    assert len(found) == 2
+    assert found.held_out(["lvis:rare"]).tolist() == [True, False, False]
+    assert found.held_out(["lvis:rare", "cat"]).tolist() == [True, False, True]
+    assert found.of_classes([1, 2]).frequency == ("f", "c")
+    with pytest.raises(ValueError, match="'lvis:rare'"):
+        some().held_out(["lvis:rare"])
+
+
 def test_files_that_are_no_boxes_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="no file"):
         read_boxes(tmp_path / "none.json")
