@@ -494,8 +494,8 @@ def three_ways_paper() -> ThreeWaysConfig:
     Source: LVIS without rare boxes and captions of CC12M are confirmed second-hand (Minderer et al. 2023); pyramid,
     head and losses are FCOS's, sizes and rates ours, and a ResNet-50 stands for NFNets. Command: ``torchrun
     --nproc-per-node 8 -m lcl.cli train-method three-ways --preset paper --images LVIS.json --towers RUN``; then with
-    ``--teacher RUN --captions "cc12m/*.tar"``. Hardware: eight accelerators. Expected: 35.7 (rare 25.6) is published for
-    NFNet-F0; not trained by us.
+    ``--teacher RUN --captions "cc12m/*.tar"``. Hardware: eight accelerators. Expected: 35.7 (rare 25.6) is published
+    for NFNet-F0; not trained by us.
     """
     return ThreeWaysConfig(
         size_px=896,
