@@ -1517,7 +1517,10 @@ def parser() -> tuple[Parser, dict[str, Parser]]:
         "train-method",
         train_method,
         "Train a comparison method; its run folder is a model for `lcl fit`, `lcl properties` and the others.",
-        "".join(f"  lcl train-method {name} --images ~/photographs --out runs/{name}\n" for name in METHODS)
+        "".join(
+            f"  lcl train-method {name} --images {method.images or '~/photographs'} --out runs/{name}\n"
+            for name, method in METHODS.items()
+        )
         + "  lcl train-method detcon --help                  (the settings of a method)",
     )
     of_method = added.add_subparsers(title="methods", metavar="METHOD")
@@ -1527,10 +1530,11 @@ def parser() -> tuple[Parser, dict[str, Parser]]:
             name,
             help=method.about,
             description=f"{method.about}. More: docs/{method.page}.",
-            epilog=f"examples:\n{start} --images ~/photographs-by-class --out runs/{name}\n"
-            f"{start} --images ~/photographs --epochs 5 --seed 1\n"
+            epilog=f"examples:\n{start} --images {method.images or '~/photographs-by-class'} --out runs/{name}\n"
+            f"{start} --images {method.images or '~/photographs'} --epochs 5 --seed 1\n"
             f"{start} --resume runs/{name}\n"
-            f"  torchrun --nproc-per-node 4 -m lcl.cli train-method {name} --preset paper --images imagenet/train",
+            f"  torchrun --nproc-per-node 4 -m lcl.cli train-method {name} --preset paper "
+            f"--images {method.images or 'imagenet/train'}",
         )
         own.set_defaults(method=name, command=f"train-method {name}")
         parsers[f"train-method {name}"] = own

@@ -193,11 +193,11 @@ def embed_pictures(towers: torch.nn.Module, store: ImageStore, index: np.ndarray
     """Unit vectors (picture, D), on the CPU, of pictures' central squares by two towers, left in evaluation mode."""
     towers.eval()
     device = next(towers.parameters()).device
-    parts = [torch.zeros(0)]
-    for start in range(0, len(index), CHUNK):
+    parts = []
+    for start in range(0, max(len(index), 1), CHUNK):  # of no pictures, no vectors
         pictures = central_pictures(store, index[start : start + CHUNK], size_px).to(device)
         parts.append(towers.encode_images(pictures.float() / 255).cpu())  # pyright: ignore[reportCallIssue]
-    return torch.cat(parts[1:]) if len(parts) > 1 else parts[0]
+    return torch.cat(parts)
 
 
 @torch.no_grad()

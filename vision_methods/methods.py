@@ -41,6 +41,8 @@ class Method:
         From a configuration, a device and ``progress=`` to a learner on that device.
     backbone : callable
         From a configuration and a seed to the learner's backbone with new weights, to load a run into.
+    images : str
+        What ``--images`` is in examples; empty: photographs.
     """
 
     about: str
@@ -48,6 +50,7 @@ class Method:
     config: type[MethodConfig]
     build: Callable[..., Learner]
     backbone: Callable[[Any, int], Backbone] = _named_backbone
+    images: str = ""
 
 
 def _detcon(config: Any, device: torch.device, *, progress: bool = False) -> Learner:
@@ -142,6 +145,7 @@ METHODS: dict[str, Method] = {
         "methods-vito.md",
         VITOConfig,
         _vito,
+        images="~/videos",
     ),
     "hummingbird": Method(
         "Context from other pictures and attention pooling for dense retrieval, reconstructed (Balazevic et al. 2023)",
@@ -156,6 +160,7 @@ METHODS: dict[str, Method] = {
         MCViTConfig,
         _mcvit,
         _mcvit_backbone,
+        "~/videos",
     ),
     "acid": Method(
         "Pairs to learn from chosen by a reference model, ACID; and distilled besides, ACED (Udandarao et al. 2025)",
@@ -163,6 +168,7 @@ METHODS: dict[str, Method] = {
         ACIDConfig,
         _acid,
         _image_tower,
+        "captions.json",
     ),
     "lixp": Method(
         "Pictures and captions, and what a picture reads from its neighbours, for few-shot use (Roth et al. 2025)",
@@ -170,6 +176,7 @@ METHODS: dict[str, Method] = {
         LIxPConfig,
         _lixp,
         _image_tower,
+        "captions.json",
     ),
     "siglip": Method(
         "Pictures and their captions: SigLIP's sigmoid loss or CLIP's softmax (Zhai et al. 2023; Radford et al. 2021)",
@@ -177,6 +184,7 @@ METHODS: dict[str, Method] = {
         ImageTextConfig,
         _siglip,
         _image_tower,
+        "captions.json",
     ),
     "three-ways": Method(
         "Boxes for any words: gated shortcuts, text variants, self-training; our reading (Arandjelovic et al. 2023)",

@@ -19,6 +19,7 @@ from vision_methods.caption_batches import PairBatches
 from vision_methods.captions import of_made
 from vision_methods.image_text_config import ImageTextConfig
 from vision_methods.image_text_run import load_towers
+from vision_methods.image_text_scores import embed_pictures
 from vision_methods.made_captions import made_captions
 from vision_methods.method_run import load_method, method_model
 from vision_methods.presets import PRESETS
@@ -219,6 +220,13 @@ def test_a_run_keeps_both_towers_and_the_tokenizer(run):
     assert {"accuracy", "chance", "number", "colour", "texture", "shape"} <= set(epochs[-1])
     assert epochs[-1]["chance"] == pytest.approx((1 / 4 + 1 / 8 + 1 / 4 + 1 / 6) / 4)
     assert {"loss", "scale", "bias", "cosine"} <= set(lines(run, "siglip")[-1])
+
+
+def test_of_no_pictures_there_are_no_vectors(run):
+    store = of_made(made_captions(3, seed=0, size_px=16)).store
+    towers = load_towers(run).towers
+    assert embed_pictures(towers, store, np.arange(0), size_px=16).shape == (0, 8)
+    assert embed_pictures(towers, store, np.arange(3), size_px=16).shape == (3, 8)
 
 
 def test_a_run_is_a_model_for_the_other_commands(run):
