@@ -47,7 +47,11 @@ nitpicky = True
 nitpick_ignore_regex = [("py:.*", r"(collections|numpy|pooch|torch|xarray)\..*")]
 
 html_theme = "alabaster"
-html_theme_options = {"description": "Early visual cortex, learned layer by layer", "page_width": "1100px", "fixed_sidebar": True}
+html_theme_options = {
+    "description": "Early visual cortex, learned layer by layer",
+    "fixed_sidebar": True,
+    "page_width": "1100px",
+}
 html_sidebars = {"**": ["about.html", "searchfield.html", "navigation.html"]}
 html_show_sourcelink = False
 
