@@ -88,7 +88,7 @@ class Beside(nn.Module):
         self.of_blocks = nn.ModuleDict({str(block): make(width, size, generator=generator) for block in blocks})
 
     def arguments(self) -> dict[str, dict[int, nn.Module]]:
-        """For :func:`vision_methods.prompts.run_prompted`."""
+        """For :func:`vision_methods.prompted_vit.run_prompted`."""
         name = {"adapter": "adapters", "lora": "loras"}[self.kind]
         return {name: {int(block): module for block, module in self.of_blocks.items()}}
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from lcl.config import _check, _check_literals, _setting, plain_settings
 from lcl.optimizers import OPTIMIZERS
-from vision_methods.prompts import Query, Read
+from vision_methods.prompted_vit import Query, Read
 from vision_methods.regularisers import Fisher
 
 

@@ -21,7 +21,8 @@ from vision_methods.adapters import Beside, OnlineOffline
 from vision_methods.continual_config import ContinualConfig
 from vision_methods.continual_networks import Base, Source, TransformerBase
 from vision_methods.continual_protocol import masked_cross_entropy
-from vision_methods.prompts import Ask, DualPrompt, Insertion, OnlyPrompt, TaskPrompts, prompt_similarity
+from vision_methods.prompted_vit import Ask, Insertion, prompt_similarity
+from vision_methods.prompts import DualPrompt, OnlyPrompt, TaskPrompts
 from vision_methods.regularisers import EWC, SI, fisher_information
 
 #: Purposes of random numbers: with the seed and the task they make a generator of their own.

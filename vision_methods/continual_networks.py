@@ -22,7 +22,7 @@ from lcl.stages import Stage
 from neural_fits.vision_model import VisionModel
 from vision_methods.continual_config import ContinualConfig
 from vision_methods.method_run import is_method_run, load_method
-from vision_methods.prompts import Insertion, Read, run_prompted
+from vision_methods.prompted_vit import Insertion, Read, run_prompted
 from vision_methods.vit import VITS, Maps, ViT, load_timm
 
 #: Pictures that pass through a frozen network at a time.

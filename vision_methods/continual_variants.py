@@ -16,7 +16,7 @@ from vision_methods.continual_config import ContinualConfig
 from vision_methods.continual_learners import _ALIGN, _ORDER, _PROJECTION, CHUNK, Learner, Tuned, seen_classes
 from vision_methods.continual_networks import Base, Source
 from vision_methods.continual_protocol import masked_cross_entropy
-from vision_methods.prompts import Ask
+from vision_methods.prompted_vit import Ask
 from vision_methods.prototypes import ClassMeans, RanPAC
 
 

@@ -3,7 +3,7 @@
 import torch
 
 from vision_methods.adapters import Beside, OnlineOffline, ensemble
-from vision_methods.prompts import run_prompted
+from vision_methods.prompted_vit import run_prompted
 from vision_methods.vit import ViT
 
 

@@ -3,18 +3,8 @@
 import pytest
 import torch
 
-from vision_methods.prompts import (
-    L2P,
-    Ask,
-    CODAPrompt,
-    DualPrompt,
-    Insertion,
-    OnlyPrompt,
-    TaskPrompts,
-    orthogonal_rows,
-    prompt_similarity,
-    run_prompted,
-)
+from vision_methods.prompted_vit import Ask, prompt_similarity, run_prompted
+from vision_methods.prompts import L2P, CODAPrompt, DualPrompt, OnlyPrompt, TaskPrompts, orthogonal_rows
 from vision_methods.vit import ViT
 
 WIDTH = 12
@@ -52,41 +42,6 @@ def test_published_parameter_counts():
     assert count(OnlyPrompt(768, 768)) == 768
     assert count(OnlyPrompt(768, 3840)) == 3_840
     assert count(OnlyPrompt(768, 48)) == 48
-
-
-def test_without_insertions_it_is_the_transformer(vit, images):
-    tokens = vit(images)["norm"]
-    torch.testing.assert_close(run_prompted(vit, images), tokens[:, 0])
-    torch.testing.assert_close(run_prompted(vit, images, read="patches"), tokens[:, 1:].mean(1))
-    nothing = OnlyPrompt(WIDTH, 0)(Ask(torch.zeros(6, WIDTH), 0))
-    torch.testing.assert_close(run_prompted(vit, images, nothing), tokens[:, 0])
-    empty = {0: (torch.zeros(6, 0, WIDTH), torch.zeros(6, 0, WIDTH))}
-    torch.testing.assert_close(run_prompted(vit, images, Insertion(prefixes=empty)), tokens[:, 0])
-    with pytest.raises(ValueError, match="prompts"):
-        run_prompted(vit, images, read="prompts")
-
-
-def test_zero_tokens_are_not_neutral(vit, images):
-    zero = Insertion(torch.zeros(6, 5, WIDTH))
-    assert not torch.allclose(run_prompted(vit, images, zero), run_prompted(vit, images), atol=1e-3)
-
-
-def test_prefixes_by_hand(vit, images):
-    # Keys and values before those of the tokens, heads cut from them as from the tokens' own.
-    block, tokens = vit.blocks[0], vit.embed(images)
-    keys, values = (torch.randn(6, 2, WIDTH, generator=generator(i)) for i in (3, 4))
-    q, k, v = block.attn.qkv(block.norm1(tokens)).chunk(3, -1)
-    k, v = torch.cat([keys, k], 1), torch.cat([values, v], 1)
-    read = []
-    for head in (slice(0, 6), slice(6, 12)):
-        weights = (q[..., head] @ k[..., head].transpose(1, 2) / 6**0.5).softmax(-1)
-        read.append(weights @ v[..., head])
-    after = tokens + block.attn.proj(torch.cat(read, -1))
-    after = after + block.mlp(block.norm2(after))
-    for other in vit.blocks[1:]:
-        after = other(after)
-    found = run_prompted(vit, images, Insertion(prefixes={0: (keys, values)}))
-    torch.testing.assert_close(found, vit.norm(after)[:, 0], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("read", ["class", "patches", "prompts"])
@@ -227,14 +182,3 @@ def test_part_of_a_token_is_trained(vit, images):
     after = only(Ask(torch.zeros(1, WIDTH), 0)).tokens[0]
     assert (before[0, :5] != after[0, :5]).all()
     assert torch.equal(before[0, 5:], after[0, 5:])
-
-
-def test_similarity_by_hand():
-    prompts = torch.randn(5, 8, generator=generator())
-    pairs = [
-        torch.nn.functional.cosine_similarity(prompts[i], prompts[j], dim=0)
-        for i in range(5)
-        for j in range(5)
-        if i != j
-    ]
-    assert prompt_similarity(prompts) == pytest.approx(100 * torch.stack(pairs).mean().item(), abs=1e-3)
