@@ -13,7 +13,7 @@ import at their heads but do not use here (timm, torchvision) is stood in for, a
 ::
 
     git clone https://github.com/LAMDA-CL/LAMDA-PILOT; git clone https://github.com/aimagelab/mammoth
-    python -m venv peer; peer/bin/pip install torch numpy scipy tqdm kornia
+    python -m venv peer; peer/bin/pip install torch numpy scipy tqdm kornia pyyaml pillow
     PYTHONPATH=. python benchmarks/continual_peer.py --images FOLDER --alexnet FILE.npz --pilot LAMDA-PILOT \
         --mammoth mammoth --python peer/bin/python
 """
