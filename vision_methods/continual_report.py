@@ -171,7 +171,8 @@ def parameter_figure(table: Sequence[Mapping[str, Any]]) -> Figure:
         axes.set_xlim(left=-3)
         axes.set_title(f"{label} (%)", fontsize=9)
         axes.grid(axis="y", color=GREY, alpha=0.2, linewidth=0.6)
-    figure.supxlabel("tuned parameters beside the head", fontsize=9)
+    # The label of the middle panel is that of all: one of the figure would lie in the legend.
+    panels[1].set_xlabel("tuned parameters beside the head", fontsize=9)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=7)
     return figure
