@@ -319,7 +319,12 @@ def run_study(
     split_classes(classes, config.tasks, seed=0, first=config.first_classes or None)
     out.mkdir(parents=True, exist_ok=True)
     about = {"format": FORMAT, "kind": KIND, "config": config.as_dict(), "command": command}
-    about |= {"classes": list(pictures[0].classes), "pictures": [len(each) for each in pictures], **provenance()}
+    about |= {
+        "methods": [each.text for each in chosen],
+        "classes": list(pictures[0].classes),
+        "pictures": [len(each) for each in pictures],
+        **provenance(),
+    }
     write_json(out / "config.json", about)
     say(f"{pictures[0].store.summary()}; {len(pictures[1])} to test on; {classes} classes in {config.tasks} tasks.")
     cap, cells, sources = int(config.memory_cap_gb * 2**30), [], None

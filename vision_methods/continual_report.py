@@ -290,4 +290,7 @@ def rewrite_study(run: Path | str) -> Path:
     cells = [read_cell(path)[0] for path in sorted(run.glob("cells/*/seed*.json"))]
     if not cells:
         raise FileNotFoundError(f"{run} holds no finished cell of a study; make one with `lcl continual`.")
-    return write_study(cells, run, record=read_json(run / "config.json"))
+    record = read_json(run / "config.json")
+    order = {text: i for i, text in enumerate(record.get("methods", ()))}
+    cells.sort(key=lambda cell: (cell.seed, order.get(cell.method, len(order))))  # differences are from the first
+    return write_study(cells, run, record=record)
