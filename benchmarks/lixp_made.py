@@ -44,7 +44,8 @@ N_LABELLED, N_HELD = 4000, 2000
 #: Classes of colour and shape together, and the shots that they have pictures for.
 BOTH, SHOTS_OF_BOTH = "colour and shape", (1, 2, 4, 8)
 PROMPTS = 16
-#: Means over adapters.
+#: Means over adapters, and over attributes.
+ATTRIBUTES_MEAN = "mean of attributes"
 ALONE, WITH_TEXTS = "mean of pictures alone", "mean with texts"
 
 
@@ -126,15 +127,15 @@ def one_run(condition: str, changes: list[str], common: Mapping[str, Any], run: 
 
 
 def differences(rows: Sequence[Mapping[str, Any]], conditions: Sequence[str]) -> list[dict[str, Any]]:
-    """Accuracy of conditions less that of the first, paired by seed: mean over attributes, and of the 48 classes."""
+    """Accuracy of conditions less that of the first, paired by seed: of all classes, and their mean over attributes."""
     of: dict[tuple[Any, ...], dict[tuple[str, int], list[float]]] = {}
     for row in rows:
-        group = BOTH if row["classes"] == BOTH else "attributes"
-        together = [row["adapter"]]
+        adapters, groups = [row["adapter"]], [row["classes"]]
         if row["adapter"] in ADAPTERS:
-            together.append(WITH_TEXTS if ADAPTERS[row["adapter"]].needs_texts else ALONE)
-        for adapter in together:
-            key = group, adapter, row["shots"]
+            adapters.append(WITH_TEXTS if ADAPTERS[row["adapter"]].needs_texts else ALONE)
+        if row["classes"] in JUDGED:
+            groups.append(ATTRIBUTES_MEAN)
+        for key in ((group, adapter, row["shots"]) for group in groups for adapter in adapters):
             of.setdefault(key, {}).setdefault((row["condition"], row["seed"]), []).append(row["accuracy"])
     found = []
     for (group, adapter, shots), values in of.items():
@@ -152,48 +153,40 @@ def differences(rows: Sequence[Mapping[str, Any]], conditions: Sequence[str]) ->
 
 @styled
 def gains(table: Sequence[Mapping[str, Any]], conditions: Sequence[str]) -> Figure:
-    """Gains over the first condition by shots; a panel for each adapter, attributes above and pairs below."""
-    groups = list(dict.fromkeys(row["classes"] for row in table))
-    adapters = list(ADAPTERS)
+    """Gains over the first condition by shots: a row for each kind of classes, a column for means over adapters."""
+    groups, columns = [*JUDGED, BOTH], ["prototypes", ALONE, WITH_TEXTS]
     figure = Figure((WIDTH_IN, 8.6), layout="constrained")
-    panels = figure.subplots(6, 3, sharey="row")
+    panels = figure.subplots(len(groups), len(columns), sharey=True)
     shown = [name for name in conditions if name != conditions[0]]
-    for g, group in enumerate(groups):
-        for axes, adapter in zip(panels[3 * g : 3 * g + 3].flat, adapters, strict=True):
+    zero_shot = {(row["classes"], row["condition"]): row for row in table if row["adapter"] == "zero-shot"}
+    for line, group in zip(panels, groups, strict=True):
+        for axes, adapter in zip(line, columns, strict=True):
             for i, name in enumerate(shown):
-                of = [
-                    row
-                    for row in table
-                    if (row["classes"], row["condition"]) == (group, name) and row["adapter"] in (adapter, "zero-shot")
-                ]
-                few, (zero,) = [row for row in of if row["shots"]], [row for row in of if not row["shots"]]
-                colour, shift = COLOURS[i % len(COLOURS)], 1.06 ** (i - (len(shown) - 1) / 2)
+                key = group, name, adapter
+                few = [row for row in table if (row["classes"], row["condition"], row["adapter"]) == key]
+                colour, shift = COLOURS[i % len(COLOURS)], 1.08 ** (i - (len(shown) - 1) / 2)
                 x = [row["shots"] * shift for row in few]
                 axes.plot(x, [row["gain"] for row in few], "o-", color=colour, markersize=3.5, linewidth=1.2)
-                for at, row in zip([*x, 0.6 * shift], [*few, zero], strict=True):
+                for at, row in zip([*x, 0.5 * shift], [*few, zero_shot[group, name]], strict=True):
                     axes.plot([at, at], [row["gain_low"], row["gain_high"]], color=colour, linewidth=1.1)
-                axes.plot(0.6 * shift, zero["gain"], "s", color=colour, markerfacecolor="white", markersize=4)
+                zero = zero_shot[group, name]["gain"]
+                axes.plot(0.5 * shift, zero, "s", color=colour, markerfacecolor="white", markersize=4)
             axes.axhline(0, color=GREY, linewidth=0.8)
             axes.set_xscale("log", base=2)
-            ticks = sorted({row["shots"] for row in table if row["classes"] == group and row["shots"]})
-            axes.set_xticks([0.6, *ticks], ["texts", *map(str, ticks)])
+            ticks = SHOTS_OF_BOTH if group == BOTH else SHOTS
+            axes.set_xticks([0.5, *ticks], ["texts", *map(str, ticks)])
             axes.minorticks_off()
-            axes.set_title(f"{adapter}, {'4 attributes' if group != BOTH else '48 classes'}")
-    figure.supylabel(f"accuracy less that of {conditions[0]} (48 classes: colour and shape together)", fontsize=9)
-    panels[-1, 1].set_xlabel("labelled pictures of each class (shots)")
-    seeds = table[0]["seeds"]
+            zero = zero_shot[group, conditions[0]]["accuracy"]
+            axes.set_title(f"{group} ({conditions[0]}: {zero:.2f} by texts)\n{adapter}")
+    figure.supylabel(f"accuracy less that of {conditions[0]}", fontsize=9)
+    figure.supxlabel("labelled pictures of each class (shots)", fontsize=9)
     handles = [
         Line2D([], [], color=COLOURS[i % len(COLOURS)], marker="o", markersize=3.5, label=name)
         for i, name in enumerate(shown)
     ]
     handles.append(Line2D([], [], color="black", marker="s", markerfacecolor="white", linestyle="", label="zero-shot"))
-    figure.legend(
-        handles=handles,
-        loc="outside lower center",
-        ncols=len(handles),
-        title=f"bars: 95 % interval (Student's t) over {seeds} seeds of training, paired",
-        title_fontsize=8,
-    )
+    bars = f"bars: 95 % interval (Student's t) over {table[0]['seeds']} seeds of training, paired"
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), title=bars, title_fontsize=8)
     return figure
 
 
@@ -231,9 +224,9 @@ def main() -> None:
         with replacing(arguments.out / "lixp_made.png") as partial:
             partial.write_bytes(png(gains(table, conditions)))
     for row in table:
-        if row["shots"] in (0, 1, 8, 32):
+        if row["shots"] in (0, 1, 8, 32) and row["condition"] != conditions[0]:
             interval = f"{row['gain']:+.3f} [{row['gain_low']:+.3f}, {row['gain_high']:+.3f}]"
-            print(f"{row['classes']:>16} {row['adapter']:>22} {row['shots']:>2} {row['condition']:>10} "
+            print(f"{row['classes']:>18} {row['adapter']:>22} {row['shots']:>2} {row['condition']:>10} "
                   f"{row['accuracy']:.3f}  {interval}")  # fmt: skip
 
 
