@@ -1,6 +1,6 @@
 """What choosing pairs saves where half of the captions are shuffled: accuracy against examples, and operations.
 
-    python benchmarks/acid_made.py --out DIR [--seeds 3] [--condition NAME ...] [--most RUNS]
+    python benchmarks/acid_made.py --out DIR [--seeds 3] [--condition NAME ...] [--longer TIMES] [--most RUNS]
 
 Made pictures with captions, half of them shuffled; a reference is trained once, on other made pictures without noise.
 IID and plain distillation learn from pairs as they come, 2.5 times as many as those that choose, which spend a fifth
@@ -55,6 +55,13 @@ CONDITIONS = {
     "hard learner": CHOICE | {"score": "hard-learner"},
 }
 BASE = "IID"
+
+
+def longer(settings: dict, times: int) -> dict[str, int]:
+    """Settings of so many times the steps; where a pair is seen once, of so many times the pairs."""
+    if settings["epochs"] == 1:
+        return {"made_pictures": times * settings["made_pictures"]}
+    return {"epochs": times * settings["epochs"]}
 
 
 def lines(run: Path) -> list[dict]:
@@ -134,6 +141,7 @@ def main() -> None:
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--condition", action="append", choices=CONDITIONS, help="all without")
     parser.add_argument("--gain", type=float, default=100.0)
+    parser.add_argument("--longer", type=int, default=1, help="times the passes over the pairs")
     parser.add_argument("--most", type=int, default=1_000_000, help="runs to train, at most")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -149,7 +157,7 @@ def main() -> None:
                 return
             left -= 1
             config = ACIDConfig(
-                **COMMON | CONDITIONS[condition],
+                **COMMON | CONDITIONS[condition] | longer(CONDITIONS[condition], options.longer),
                 reference=str(options.out / "reference"),
                 gain=options.gain,
                 seed=seed,
