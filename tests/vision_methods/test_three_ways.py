@@ -225,7 +225,8 @@ def test_variants_are_for_training_and_clean_vectors_for_judging(config):
     assert first == second or all(math.isnan(first[k]) or first[k] == second[k] for k in first)
     plain = build(dataclasses.replace(config, variants=1, text_dropout=0.0), CPU)
     base = ~plain.judged.novel
-    assert torch.equal(plain.texts[0], plain.judged.texts[base])
+    # encoded in other batches: the same but for rounding
+    torch.testing.assert_close(plain.texts[0], plain.judged.texts[base], rtol=0, atol=1e-5)
 
 
 def test_without_pseudo_boxes_a_run_is_the_supervised_one(config, teacher, tmp_path):
