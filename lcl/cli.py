@@ -746,8 +746,8 @@ def compare(arguments: argparse.Namespace) -> None:
 
     names = [*(COMPARISONS[arguments.preset] if arguments.preset or not arguments.models else ()), *arguments.models]
     names = [name for name in names if name not in (arguments.without or ())]
-    options = ("images", "segments", "recording", "splits", "cue_pictures", "trials", "cue_training", "per_class")
-    given = {name: getattr(arguments, name) for name in (*options, "seed")}
+    options = ("images", "segments", "recording", "splits", "size_deg", "stimuli", "neurons", "cue_pictures", "trials")
+    given = {name: getattr(arguments, name) for name in (*options, "cue_training", "per_class", "seed")}
     sources = open_sources(distortions=arguments.distortions.split(","), **given)
     usable_measurements(sources, arguments.measurements)
     start = time.perf_counter()
@@ -1437,7 +1437,7 @@ def parser() -> tuple[Parser, dict[str, Parser]]:
         "Learning rules on one architecture, measured by everything: one table with intervals, a figure a measure.",
         "  lcl compare --preset quick --out comparison\n"
         "  lcl compare lcl lcl-untrained mine=runs/mine alexnet:alexnet.npz --images IMAGES --out comparison\n"
-        "  lcl compare --preset quick --recording henaff2021 --splits grouped_kfold:sequence \\\n"
+        "  lcl compare --preset quick --recording henaff2021 --size-deg 8 --splits grouped_kfold:sequence \\\n"
         "      --cue-pictures STIMULI --trials RAW-DATA --cue-training COCO --segments COCO/instances.json "
         "--out comparison\n"
         "Only missing cells are computed: the same command again goes on where it was stopped.",
@@ -1471,6 +1471,9 @@ def parser() -> tuple[Parser, dict[str, Parser]]:
     shown.add_argument("--segments", default="", metavar="FILE", help="objects as in COCO (default: texture mosaics)")
     shown.add_argument("--recording", default="", metavar="DATA", help="recording as in `lcl fit --data`")
     shown.add_argument("--splits", default="kfold", help="of the recording, as in `lcl fit` (default: kfold)")
+    shown.add_argument("--size-deg", type=float, metavar="DEG", help="width of its pictures, where it does not say")
+    shown.add_argument("--stimuli", nargs="+", default=(), metavar="LABEL=VALUES", help="its pictures to take")
+    shown.add_argument("--neurons", nargs="+", default=(), metavar="LABEL=VALUES", help="its neurons to take")
     shown.add_argument(
         "--cue-pictures", default="", metavar="DIR", help="cue-conflict pictures, as `lcl align --stimuli`"
     )

@@ -62,7 +62,7 @@ def sources_key(sources: Sources, measurement: Measurement) -> str:
         parts.append(list(sources.classes))
         parts += [[part[i] for i in range(len(part))] for part in (sources.prompts, sources.queries)]
     if "v1-fit" in filled and sources.recording is not None:
-        parts += [sources.recording.responses.values, sources.splits]
+        parts += [sources.recording.responses.values, sources.recording.images, sources.splits, sources.size_deg]
     if "shape-bias" in filled:
         folders = [Path(each) for each in (sources.cue_pictures, sources.trials, sources.cue_training) if each]
         files = [sorted(path for path in folder.rglob("*") if path.is_file()) for folder in folders]

@@ -18,7 +18,7 @@ from lcl.align import align_cue_conflict, observer_rows, people_trials, read_cue
 from lcl.align_distortions import distortion_accuracies
 from lcl.images import open_images
 from lcl.labelled_images import LabelledImages, train_and_validation
-from lcl.measure import fit_models, rows_of
+from lcl.measure import fit_models, rows_of, rows_where
 from lcl.properties import measure_modulation, measure_tuning, modulation_rows, similarity_rows, texture_set
 from lcl.recognition_evaluate import image_scores
 from neural_fits.bootstrap import percentile_interval
@@ -68,7 +68,7 @@ class Measure(NamedTuple):
 #: Columns by name.
 MEASURES: dict[str, Measure] = {
     "v1-fit": Measure(
-        "V1 fit: r / ceiling, median over units", "first", "predicts V1 better", "units", "neural-fits.md"
+        "V1 fit: explained variance, r² / reliability", "first", "predicts V1 better", "units", "neural-fits.md"
     ),
     "v1-tuning": Measure(
         "similarity to published V1 tuning, 0 to 1", "first", "more like V1", "distributions", "single-units.md"
@@ -111,6 +111,8 @@ class Sources:
         What each of these is, for the record.
     splits : str
         Of the recording, as in :func:`neural_fits.fits.make_splits`.
+    size_deg : float, optional
+        Width of the recording's pictures, in degrees, where it does not say or another is assumed.
     distortions : tuple of str
         Of :data:`stimuli.distortions.DISTORTIONS`.
     per_class : int
@@ -127,6 +129,7 @@ class Sources:
     cue_training: str | None = None
     names: Mapping[str, str] = dataclasses.field(default_factory=dict)
     splits: str = "kfold"
+    size_deg: float | None = None
     distortions: tuple[str, ...] = ("contrast", "uniform-noise", "low-pass")
     per_class: int = 40
 
@@ -171,6 +174,9 @@ def open_sources(
     segments: str = "",
     recording: str = "",
     splits: str = "kfold",
+    size_deg: float | None = None,
+    stimuli: Sequence[str] = (),
+    neurons: Sequence[str] = (),
     cue_pictures: str = "",
     trials: str = "",
     cue_training: str = "",
@@ -190,6 +196,9 @@ def open_sources(
     recording : str
         Name or file of a recording; empty: none.
     splits : str
+    size_deg : float, optional
+    stimuli, neurons : sequence of str
+        Rows of the recording, as :func:`lcl.measure.rows_where` takes them.
     cue_pictures, trials, cue_training : str
         As for ``lcl align``; empty: none. ``trials`` and ``cue_pictures`` belong together.
     distortions : sequence of str
@@ -237,6 +246,15 @@ def open_sources(
     names["v1-tuning"] = "gratings, against published distributions of macaque V1"
     measured = load_recording(recording) if recording else None
     if measured is not None:
+        for text in neurons:
+            measured = measured.select(neurons=rows_where(measured, "neuron", text))
+        for text in stimuli:
+            measured = measured.select(stimuli=rows_where(measured, "stimulus", text))
+        if size_deg is None and not np.isfinite(measured.size_deg):
+            raise ValueError(
+                f"how large the pictures of {measured.name} were shown is not known; give the width in degrees that "
+                "you assume with --size-deg, such as 8."
+            )
         names["v1-fit"] = f"{measured.name}: {measured.n_neurons} units, {measured.n_stimuli} images; {splits}"
     if trials:
         people_trials(trials, "cue-conflict")  # what is wrong is said before models run
@@ -253,6 +271,7 @@ def open_sources(
         cue_training=cue_training or None,
         names=names,
         splits=splits,
+        size_deg=size_deg,
         distortions=tuple(distortions),
         per_class=per_class,
     )
@@ -269,7 +288,7 @@ def _row(measure: str, layer: str, value: float, low: float, high: float, n: int
 
 
 def fit(model: VisionModel, layers: Sequence[str], sources: Sources, *, seed: int, batch_size: int) -> list[Row]:
-    """V1 fit: partial least squares, median over units of r / ceiling; beside it the median r and its control.
+    """V1 fit: partial least squares, median over units of r² / reliability; beside it the median r and its control.
 
     Parameters
     ----------
@@ -289,6 +308,7 @@ def fit(model: VisionModel, layers: Sequence[str], sources: Sources, *, seed: in
         sources.recording,
         splits=[sources.splits],
         layers=list(layers),
+        size_deg=sources.size_deg,
         rules=["noise_corrected_per_neuron", "raw"],
         control=True,
         seed=seed,
@@ -379,7 +399,7 @@ def cues(model: VisionModel, layers: Sequence[str], sources: Sources, *, seed: i
         Intervals over pictures.
     """
     assert sources.trials is not None
-    table, _, _ = align_cue_conflict(
+    table, shown, _ = align_cue_conflict(
         {model.name: model},
         trials=sources.trials,
         stimuli=sources.cue_pictures,
@@ -388,7 +408,7 @@ def cues(model: VisionModel, layers: Sequence[str], sources: Sources, *, seed: i
         seed=seed,
         batch_size=batch_size,
     )
-    rows, n = [], int(table.sizes.get("image", 0))
+    rows, n = [], shown.sizes["image"]
     for row in observer_rows(table):
         if row["kind"] != "model":
             continue

@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import json
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from lcl.cli import main
 from lcl.images import open_images
 from lcl.labelled_images import LabelledImages
 from neural_fits.datasets.v1_published import published_distributions
+from neural_fits.fits import fit_layers
+from neural_fits.recordings import recording_from_arrays, write_recording
 from neural_fits.vision_model import VisionModel
 from vision_methods import compare as module
 from vision_methods.compare import as_dataset, as_rows, compare, main_row, usable_measurements, write_tables
@@ -20,6 +23,8 @@ from vision_methods.compare_measures import (
     MEASURES,
     Measurement,
     Sources,
+    cues,
+    fit,
     open_sources,
     probed,
     retrieved,
@@ -180,6 +185,47 @@ def test_the_mean_similarity_of_tuning_is_that_of_its_distributions(monkeypatch,
     assert rows[0]["value"] == pytest.approx(0.6)
     assert rows[0]["high"] - rows[0]["value"] == pytest.approx(1.96 * np.hypot(0.1, 0.1) / 2)
     assert rows[0]["n"] == 2 < len(published_distributions())
+
+
+def test_a_fit_is_the_rule_that_its_label_says():
+    rng = np.random.default_rng(0)
+    images = np.kron(rng.integers(0, 255, (200, 8, 8)), np.ones((4, 4))).astype(np.uint8)
+    seen = images[:, :4, :4].mean((1, 2)) / 8
+    responses = np.stack([seen, -seen], 1)[:, None] + 40 + rng.normal(size=(200, 4, 2))
+    recording = recording_from_arrays(responses, images=images, size_deg=8.0)
+    pooled = torch.nn.AdaptiveAvgPool2d(8)
+    grey = VisionModel(lambda x: {"cells": pooled(x)}, "grey", input_px=32, channels=1)
+    sources = dataclasses.replace(open_sources(n_mosaics=2), recording=recording)
+    rows = {row["statistic"]: row for row in fit(grey, ["cells"], sources, seed=0, batch_size=8)}
+    table = fit_layers(grey, recording, layers=["cells"], rules=["noise_corrected_per_neuron"], seed=0)
+    assert rows[""]["value"] == pytest.approx(float(table.score.item()))
+    squared = rows["median r"]["value"] ** 2 / float(table.reliability.median())
+    assert rows[""]["value"] == pytest.approx(squared, rel=0.1)
+    assert abs(rows["median r, re-ordered responses"]["value"]) < 0.5 < rows["median r"]["value"]
+    assert rows[""]["n"] == 2
+
+
+def test_a_recording_of_unknown_size_is_refused_before_anything_runs(tmp_path):
+    recording = recording_from_arrays(np.ones((6, 2, 3)), images=np.zeros((6, 8, 8), np.uint8), size_deg=float("nan"))
+    write_recording(recording, tmp_path / "r.nc")
+    with pytest.raises(ValueError, match="--size-deg"):
+        open_sources(recording=str(tmp_path / "r.nc"), n_mosaics=2)
+    assert open_sources(recording=str(tmp_path / "r.nc"), size_deg=4.0, n_mosaics=2).size_deg == 4.0
+
+
+@pytest.mark.shared
+def test_cue_conflict_says_how_many_pictures(shared):
+    data = shared / "data" if (shared / "data").is_dir() else shared
+    sources = open_sources(
+        cue_pictures=str(data / "texture_vs_shape/stimuli/style-transfer-preprocessed-512"),
+        trials=str(data / "model_vs_human/raw-data"),
+        cue_training=str(data / "coco_mini"),
+        n_mosaics=2,
+    )
+    rows = cues(colour(), ["cells"], sources, seed=0, batch_size=64)
+    assert [row["measure"] for row in rows] == ["error-consistency", "shape-bias"]
+    assert {row["n"] for row in rows} == {1280}
+    assert abs(rows[0]["value"]) < 0.15  # mean colours do not err as people do
 
 
 def test_textures_of_the_package_are_pictures_of_classes_without_overlap():
