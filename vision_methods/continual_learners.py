@@ -7,6 +7,7 @@ all that later tasks need.
 
 from __future__ import annotations
 
+import abc
 import copy
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -31,7 +32,7 @@ _ORDER, _CROPS, _BEGIN, _HEAD, _QUERY, _FISHER, _DRAWN, _ALIGN, _PROJECTION = ra
 CHUNK = 64
 
 
-class Learner(nn.Module):
+class Learner(nn.Module, abc.ABC):
     """What a method gives to the study.
 
     Attributes
@@ -42,13 +43,13 @@ class Learner(nn.Module):
 
     tuned: int = 0
 
+    @abc.abstractmethod
     def learn(self, source: Source, index: np.ndarray, task: int) -> None:
         """Learn a task from pictures ``index`` of a source; they are not seen again."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def scores(self, source: Source, index: np.ndarray, seen: Sequence[int]) -> Tensor:
         """Scores (B, C) of pictures, each on its own; the highest among the classes ``seen`` is the answer."""
-        raise NotImplementedError
 
     def similarity(self, source: Source, index: np.ndarray) -> float:
         """Mean cosine similarity of the prompts of different pictures, per cent; NaN where there are none."""
