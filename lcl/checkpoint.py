@@ -7,7 +7,7 @@ metrics.jsonl          one line of JSON per logged step
 summary.json           the figures of the report as numbers
 analysis.safetensors   arrays that the figures are drawn from
 state.safetensors      everything that resuming needs
-figures, ``*.png``     figures
+figures/               figures, PNG
 report.html            one self-contained page
 =====================  =============================================================================================
 
