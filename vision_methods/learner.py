@@ -81,6 +81,6 @@ class Judging(Protocol):
 class Keeping(Protocol):
     """A learner of which more than the backbone is kept."""
 
-    def keep(self, run: Path) -> None:
+    def write_besides(self, run: Path) -> None:
         """Write it into the run folder; called on the first process, at the end of training."""
         ...

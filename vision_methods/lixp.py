@@ -382,7 +382,7 @@ class LIxP(SigLIP):
         if self.kind == "softmax" and self.context.log_scale is not None:
             self.context.log_scale.clamp_(max=math.log(MOST_SCALE))
 
-    def keep(self, run: Path) -> None:
+    def write_besides(self, run: Path) -> None:
         """Both towers, without the context, and the tokenizer, in the run folder."""
         from vision_methods.image_text_run import write_towers
 

@@ -349,7 +349,7 @@ class SigLIP(nn.Module):
         """What the towers know of pictures that were not trained on; leaves them in evaluation mode."""
         return self.judged(self.online) if self.judged else {}
 
-    def keep(self, run: Path) -> None:
+    def write_besides(self, run: Path) -> None:
         """Both towers and the tokenizer, in the run folder."""
         from vision_methods.image_text_run import write_towers
 

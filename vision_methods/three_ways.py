@@ -337,7 +337,7 @@ class ThreeWays(nn.Module):
         """Average precision on pictures that were not trained on; leaves the detector in evaluation mode."""
         return self.judged(self.online) if self.judged else {}
 
-    def keep(self, run: Path) -> None:
+    def write_besides(self, run: Path) -> None:
         """The detector, the towers that its texts come from, and a section of the report."""
         from vision_methods.three_ways_run import write_detector
 

@@ -165,9 +165,8 @@ def train_method(
             if stopping and done < steps:
                 raise Interrupted(run, stopping, command)
     if main:
-        # Learners with a target keep a share of it: there ``keep`` is a number.
-        if isinstance(learner, Keeping) and callable(learner.keep):
-            learner.keep(run)
+        if isinstance(learner, Keeping):
+            learner.write_besides(run)
         write_results(run, learner.backbone, seconds=time.perf_counter() - started)
     distributed.barrier()
     return learner.backbone.eval()
